@@ -1,0 +1,83 @@
+"""`dga demo`: the whole path from text to a steered run, on text that is already on this machine.
+
+Corpus, tokenizer, shards; one run with DGA; the same run with fixed uniform weights; then where the
+weights went, and both runs' loss on the target. What exists is reused, so it is safe to run again.
+"""
+
+from __future__ import annotations
+
+import sys
+import time
+from pathlib import Path
+
+from launch.demo_corpus import TARGET, build_corpus
+from launch.exit_codes import OK
+from launch.training import show_run, train_here
+from shards.documents import read_documents
+from shards.manifest import MANIFEST_NAME
+from shards.tokenizer import load_tokenizer, train_tokenizer
+from shards.write import write_domain
+from toolkit.config import RunConfig
+from toolkit.config_file import load_config
+
+VOCAB_SIZE = 2048
+ROW_LENGTH = 64
+
+
+def run_demo(folder: Path) -> int:
+    """Prepares the data under `folder`, trains both runs there, and shows the comparison."""
+    started = time.monotonic()
+    _say("1/3 text, tokenizer and shards of the Python installation")
+    prepare_shards(folder)
+    for step, mixer in (("2/3", "dga"), ("3/3", "fixed")):
+        config = demo_config(folder, mixer=mixer)
+        steering = "steered by DGA" if mixer == "dga" else "fixed uniform weights"
+        _say(f"{step} train {config.run.num_steps} steps on {config.run.num_ranks} ranks, {steering}")
+        code = train_here(config, is_quiet=True)
+        if code != OK:
+            return code
+    _say(f"done after {time.monotonic() - started:.0f} s")
+    dga, fixed = (demo_config(folder, mixer=mixer).run.folder for mixer in ("dga", "fixed"))
+    show_run(dga, baseline=fixed, picture=folder / "mixture.png")
+    return OK
+
+
+def prepare_shards(folder: Path) -> None:
+    """Text, tokenizer and one shard folder per domain under `folder`, unless they exist."""
+    names = [*demo_config(folder, mixer="dga").domains, TARGET]
+    shard_folders = {name: folder / "shards" / name for name in names}
+    if all((path / MANIFEST_NAME).exists() for path in shard_folders.values()):
+        return
+    parts = build_corpus(folder / "text")
+    model = folder / "tokenizer.model"
+    if model.exists():
+        tokenizer = load_tokenizer(model)
+    else:
+        _say(f"train a tokenizer of {VOCAB_SIZE} pieces")
+        documents = (text for part in parts.values() for text in read_documents(part.path))
+        tokenizer = train_tokenizer(documents, path=model, vocab_size=VOCAB_SIZE)
+    for name, path in shard_folders.items():
+        if not (path / MANIFEST_NAME).exists():
+            write_domain([parts[name].path], folder=path, tokenizer=tokenizer, row_length=ROW_LENGTH)
+
+
+def demo_config(folder: Path, *, mixer: str) -> RunConfig:
+    """The demo's config with its paths under `folder`, one run folder per mixer."""
+    own = Path(__file__).parent / "configs" / "demo.toml"
+    path = own if own.exists() else Path(__file__).parent.parent / "configs" / "demo.toml"
+    config = load_config(path)
+    paths = {name: folder / "shards" / name for name in config.domains}
+    return load_config(
+        path,
+        [
+            f"run.folder={folder / mixer}",
+            f"mixture.mixer={mixer}",
+            f"data.tokenizer={folder / 'tokenizer.model'}",
+            f"data.target={folder / 'shards' / TARGET}",
+            *(f"domains.{name}.path={path}" for name, path in paths.items()),
+        ],
+    )
+
+
+def _say(text: str) -> None:
+    print(text, file=sys.stderr, flush=True)

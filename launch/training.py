@@ -1,0 +1,80 @@
+"""`dga train`: validate everything, then be a rank or start the ranks, then say what happened."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+
+from launch.environment import rank_environment
+from launch.exit_codes import OK, PAUSED
+from launch.local import run_ranks
+from shards.errors import InputError
+from toolkit.config import RunConfig
+from toolkit.config_file import dump_config
+from toolkit.history import RunHistory, load_history
+from toolkit.inputs import load_inputs
+from toolkit.run_folder import CONFIG_NAME, LOGS_NAME, prepare_run_folder
+
+
+def check(config: RunConfig) -> int:
+    """Validates config and data without starting anything, and prints the resolved config."""
+    inputs = load_inputs(config)
+    print(dump_config(config), end="")
+    num_rows = sum(manifest.splits["train"].num_rows for manifest in inputs.domains)
+    print(
+        f"# {len(inputs.domains)} domains, {num_rows} training rows of {inputs.row_length} tokens",
+        file=sys.stderr,
+    )
+    return OK
+
+
+def train_here(config: RunConfig, *, is_quiet: bool = False) -> int:
+    """Trains as one rank of a job that a launcher started, or starts the ranks on this machine.
+
+    Shows the run when it is complete, unless `is_quiet`.
+    """
+    place = rank_environment()
+    if place:
+        from launch.rank import run_rank
+
+        return run_rank(config, place)
+    state = prepare_run_folder(config, load_inputs(config))
+    folder = config.run.folder
+    if state and state.step >= config.run.num_steps:
+        print(f"{folder} is complete at step {state.step}")
+    else:
+        code = run_ranks(
+            # The resolved config: the ranks see exactly what was validated here.
+            [sys.executable, "-m", "launch.cli", "train", str(folder / CONFIG_NAME)],
+            num_ranks=config.run.num_ranks,
+            log_folder=folder / LOGS_NAME,
+        )
+        if code == PAUSED:
+            print(f"paused; the same command continues {folder}", file=sys.stderr)
+        if code != OK:
+            return code
+    if not is_quiet:
+        show_run(folder)
+    return OK
+
+
+def show_run(folder: Path, *, baseline: Path | None = None, picture: Path | None = None) -> None:
+    """Prints what moved in a run and why, and draws it."""
+    from toolkit.history import compare, explain
+    from toolkit.picture import draw
+
+    history = _history(folder)
+    other = _history(baseline) if baseline else None
+    print(explain(history))
+    if other:
+        print(f"\n{compare(history, other)}")
+    path = picture or folder / "mixture.png"
+    draw(history, path, baseline=other)
+    print(f"\npicture: {path}")
+
+
+def _history(folder: Path) -> RunHistory:
+    try:
+        return load_history(folder)
+    except FileNotFoundError:
+        raise InputError(f"{folder} holds no run: it has no events.jsonl") from None

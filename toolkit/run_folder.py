@@ -1,0 +1,88 @@
+"""The folder of a run: where things are, and whether a run may be continued in it.
+
+    config.toml     the resolved config          events.jsonl   everything that happened
+    checkpoints/    step-N folders               logs/          one file per rank
+    wandb/          tracking, also offline       lock           held while a run trains here
+"""
+
+from __future__ import annotations
+
+import fcntl
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from shards.errors import InputError
+from toolkit.checkpoint_files import RunState, newest_whole, read_state
+from toolkit.config import RunConfig, meaning_changes
+from toolkit.config_file import dump_config, load_config
+from toolkit.inputs import RunInputs
+
+CONFIG_NAME = "config.toml"
+CHECKPOINTS_NAME = "checkpoints"
+LOGS_NAME = "logs"
+LOCK_NAME = "lock"
+
+
+def prepare_run_folder(config: RunConfig, inputs: RunInputs) -> RunState | None:
+    """Creates the run's folder, or checks that what is there may be continued.
+
+    Returns the state of the newest whole checkpoint, None when the run starts from its first step.
+
+    Raises:
+        InputError: the folder belongs to a run that means something else, or the shards changed.
+    """
+    folder = config.run.folder
+    stored = folder / CONFIG_NAME
+    state = None
+    if stored.exists():
+        changes = meaning_changes(load_config(stored), config)
+        if changes:
+            lines = "".join(f"\n  {change}" for change in changes)
+            raise InputError(
+                f"{folder} holds a run with another config; undo this or choose another run.folder:"
+                f"{lines}"
+            )
+        state = newest_state(folder)
+        if state:
+            check_same_shards(state, inputs.fingerprints(config))
+    try:
+        (folder / LOGS_NAME).mkdir(parents=True, exist_ok=True)
+        temporary = folder / f"{CONFIG_NAME}.partial"
+        temporary.write_text(dump_config(config), encoding="utf-8")
+        os.replace(temporary, stored)
+    except OSError as error:
+        raise InputError(f"run.folder {folder} cannot be written: {error.strerror}") from None
+    return state
+
+
+def newest_state(folder: Path) -> RunState | None:
+    """The state in the newest whole checkpoint of a run."""
+    checkpoint = newest_whole(folder / CHECKPOINTS_NAME)
+    return read_state(checkpoint) if checkpoint else None
+
+
+def check_same_shards(state: RunState, fingerprints: dict[str, str]) -> None:
+    """Raises InputError if a domain's shards are not those that the run has trained on so far."""
+    changed = [name for name, value in state.shards.items() if fingerprints.get(name) != value]
+    if changed:
+        raise InputError(
+            f"the shards of {', '.join(changed)} changed since step {state.step} of this run; "
+            "restore them or choose another run.folder"
+        )
+
+
+@contextmanager
+def locked(folder: Path) -> Iterator[None]:
+    """Holds the run's folder for this process; the kernel lets go if it dies.
+
+    Raises:
+        InputError: another process holds it.
+    """
+    with (folder / LOCK_NAME).open("a") as file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            raise InputError(f"another process is training in {folder}") from None
+        yield
