@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gzip
 import json
+import zlib
 from collections.abc import Iterator, Sequence
 from glob import glob
 from pathlib import Path
@@ -25,6 +26,8 @@ def find_sources(patterns: Sequence[str]) -> list[Path]:
         path = Path(pattern)
         if path.is_dir():
             matches = {p for p in path.rglob("*") if p.is_file() and p.name.endswith(SUFFIXES)}
+        elif path.is_file():  # "[" and "*" may stand in a name
+            matches = {path}
         else:
             matches = {Path(p) for p in glob(pattern, recursive=True) if Path(p).is_file()}
         if not matches:
@@ -40,19 +43,19 @@ def read_documents(path: Path, *, text_field: str = "text") -> Iterator[str]:
     """The documents of one file in order; empty ones are passed over.
 
     Raises:
-        InputError: bytes that are not UTF-8, a truncated .gz, a line that is not a JSON object, or
-            one without `text_field`.
+        InputError: bytes that are not UTF-8, a damaged .gz, a line that is not a JSON object, or
+            one whose `text_field` is no text.
     """
     try:
         with _open_text(path) as file:
-            if ".jsonl" in path.suffixes:
+            if path.name.endswith((".jsonl", ".jsonl.gz")):
                 for number, line in enumerate(file, start=1):
                     text = _text_of(line, f"{path}:{number}", text_field) if line.strip() else ""
                     if text:
                         yield text
             elif text := file.read():
                 yield text
-    except (UnicodeDecodeError, EOFError, OSError) as error:
+    except (UnicodeDecodeError, EOFError, OSError, zlib.error) as error:
         raise InputError(f"{path} cannot be read: {error}") from None
 
 
@@ -65,9 +68,13 @@ def _open_text(path: Path) -> IO[str]:
 def _text_of(line: str, where: str, text_field: str) -> str:
     try:
         record = json.loads(line)
-    except json.JSONDecodeError as error:
-        raise InputError(f"{where} is not JSON: {error}") from None
+    except (ValueError, RecursionError) as error:
+        raise InputError(f"{where} cannot be read as JSON: {error}") from None
     text = record.get(text_field) if isinstance(record, dict) else None
     if not isinstance(text, str):
         raise InputError(f"{where} has no text field {text_field!r}")
+    try:
+        text.encode()  # JSON can escape half of a surrogate pair, which no tokenizer accepts
+    except UnicodeEncodeError as error:
+        raise InputError(f"{where} is not Unicode text: {error}") from None
     return text

@@ -1,8 +1,8 @@
 """What lies on disk for one domain, and how to know that it is still the same.
 
-A domain is a folder: `manifest.json` beside one folder per split (`train`, `validation`), each an MDS
-dataset that stock mosaicml-streaming reads. The manifest is written last, so a folder without one is
-not a domain; it carries a hash per shard, so a shard that changed is noticed before it is used.
+A domain is a folder: `manifest.json` beside one folder per split (`train`, `validation`), each an
+MDS dataset that stock mosaicml-streaming reads. The manifest is written last, so a folder without
+one is not a domain; it carries a hash per shard, so a shard that changed is noticed before use.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from typing_extensions import Self
 from shards.errors import InputError
 
 MANIFEST_NAME = "manifest.json"
-FORMAT_VERSION = 1
+FORMAT_VERSION: Literal[1] = 1
 
 # One path component that starts with a letter or digit: a manifest from elsewhere cannot point
 # out of its own folder.

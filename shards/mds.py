@@ -1,13 +1,14 @@
 """mosaicml-streaming's MDSWriter, without what its package pulls in.
 
-`import streaming` imports torchvision, which replaces a CPU build of torch by a CUDA build or breaks
-beside it. The writer itself needs neither, so a bare package object stands in for `streaming` while
-its base modules are imported, unless the real package is loaded already.
+`import streaming` imports torchvision, which replaces a CPU build of torch by a CUDA build or
+breaks beside it. The writer itself needs neither, so a bare package object stands in for
+`streaming` while its base modules are imported, unless the real package is loaded already.
 """
 
 from __future__ import annotations
 
 import importlib.util
+import os
 import sys
 from types import ModuleType
 from typing import Any
@@ -32,5 +33,8 @@ def mds_writer(*, folder: str, column: str, encoding: str, shard_bytes: int) -> 
     from streaming.base.format.mds.writer import MDSWriter
 
     return MDSWriter(
-        out=folder, columns={column: encoding}, hashes=["xxh3_64"], size_limit=shard_bytes
+        out=os.path.abspath(folder),  # in a relative one, "~" or "name:" would lead elsewhere
+        columns={column: encoding},
+        hashes=["xxh3_64"],
+        size_limit=shard_bytes,
     )

@@ -1,8 +1,9 @@
-"""Documents to rows: tokens end to end, a boundary token after each document, cut every row length."""
+"""Documents to rows: tokens end to end, a boundary token after each, cut every row length."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -28,7 +29,7 @@ class RowPacker:
         self._dtype = np.dtype(dtype)
         self._rest: list[int] = []
 
-    def add(self, document: list[int]) -> Iterator[NDArray[np.unsignedinteger]]:
+    def add(self, document: list[int]) -> Iterator[NDArray[np.unsignedinteger[Any]]]:
         """The rows that this document completes."""
         self._rest += document
         self._rest.append(self._boundary_id)
@@ -39,7 +40,7 @@ class RowPacker:
         del self._rest[:num_whole]
         yield from rows.reshape(-1, self.row_length)
 
-    def finish(self) -> Iterator[NDArray[np.unsignedinteger]]:
+    def finish(self) -> Iterator[NDArray[np.unsignedinteger[Any]]]:
         """The last, padded row, if any token waits for one."""
         if self._rest:
             row = np.full(self.row_length, self._boundary_id, dtype=self._dtype)

@@ -1,8 +1,8 @@
 """Rows by number, straight from the bytes of MDS shards.
 
-A shard with one fixed-width column is a header (row count, offsets, column description) followed by a
-contiguous matrix of tokens. So a row needs no decoding: the file is memory-mapped once, its hash is
-compared with the manifest's once, and a row is a slice of the matrix.
+A shard with one fixed-width column is a header (row count, offsets, column description) followed by
+a contiguous matrix of tokens. So a row needs no decoding: the file is memory-mapped once, its hash
+is compared with the manifest's once, and a row is a slice of the matrix.
 """
 
 from __future__ import annotations
@@ -63,9 +63,7 @@ class RowReader:
 
     def __init__(self, splits: Sequence[SplitRows]) -> None:
         self.splits = tuple(splits)
-        self._first_rows = [
-            [0, *accumulate(split.rows_per_shard)] for split in self.splits
-        ]
+        self._first_rows = [[0, *accumulate(split.rows_per_shard)] for split in self.splits]
         self._matrices: OrderedDict[tuple[int, int], NDArray[Any]] = OrderedDict()
         self._verified: set[tuple[int, int]] = set()
 
@@ -79,7 +77,8 @@ class RowReader:
         """The tokens of the rows (split_ids[i], row_ids[i]), shape (len(row_ids), row_length).
 
         Raises:
-            InputError: a shard whose bytes are not those that its manifest was written for.
+            InputError: a shard that is missing, or whose bytes are not those that its manifest was
+                written for.
         """
         tokens_BT = np.empty((len(row_ids), self.splits[0].row_length), dtype=np.int64)
         for i, (split_id, row_id) in enumerate(zip(split_ids, row_ids, strict=True)):
@@ -106,7 +105,10 @@ class RowReader:
 def _open_shard(split: SplitRows, shard: ShardFile, *, verify: bool) -> NDArray[Any]:
     """The shard's rows as a read-only matrix (num_rows, row_length) over the mapped file."""
     path = split.folder / shard.name
-    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        descriptor = os.open(path, os.O_RDONLY)
+    except FileNotFoundError:
+        raise InputError(f"shard {path} is missing; its manifest lists it") from None
     try:
         if os.fstat(descriptor).st_size != shard.num_bytes:
             raise InputError(f"shard {path} changed its size since its manifest was written")

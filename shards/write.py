@@ -1,8 +1,8 @@
 """Text to shards for one domain.
 
-Sources are read in order; each document goes to `train` or `validation` by a hash of its own text, so
-adding files moves no document; its tokens are packed into rows and written as MDS; the manifest comes
-last, in a folder that gets its name only when everything in it is on disk.
+Sources are read in order; each document goes to `train` or `validation` by a hash of its own text,
+so adding files moves no document; its tokens are packed into rows and written as MDS; the manifest
+comes last, in a folder that gets its name only when everything in it is on disk.
 """
 
 from __future__ import annotations
@@ -14,7 +14,6 @@ import shutil
 from collections.abc import Iterable, Iterator, Sequence
 from itertools import islice
 from pathlib import Path
-
 
 from shards.documents import read_documents
 from shards.errors import InputError
@@ -32,13 +31,13 @@ SPLITS: tuple[SplitName, ...] = ("train", "validation")
 
 
 def shard_bytes_for(num_text_bytes: int) -> int:
-    """A shard size that gives a domain about 64 shards of 1 to 64 MB, at four text bytes a token."""
+    """A shard size for about 64 shards of 1 to 64 MB a domain, at four text bytes a token."""
     return min(max(num_text_bytes // 2 // SHARDS_PER_DOMAIN, MIN_SHARD_BYTES), MAX_SHARD_BYTES)
 
 
 def split_of(document: str, *, validation_fraction: float) -> SplitName:
     """The split of a document, a function of its text alone."""
-    digest = hashlib.blake2b(document.encode("utf-8", "surrogatepass"), digest_size=8).digest()
+    digest = hashlib.blake2b(document.encode(), digest_size=8).digest()
     is_validation = int.from_bytes(digest, "little") < validation_fraction * 2.0**64
     return "validation" if is_validation else "train"
 
@@ -57,13 +56,18 @@ def write_domain(
     """Writes the domain `folder.name` from `sources` and returns its manifest.
 
     Args:
-        row_length: tokens per row.
+        row_length: tokens per row, at least 2.
         validation_fraction: share of the documents held out, in [0, 1).
         shard_bytes: size limit of one shard; by default from the size of the sources.
 
     Raises:
-        InputError: the folder exists already, a source cannot be read, or no document was found.
+        InputError: an argument out of range, a folder that exists already, a source that cannot be
+            read, or no document to train on.
     """
+    if row_length < 2:
+        raise InputError(f"row_length is {row_length}; it must be at least 2")
+    if not 0 <= validation_fraction < 1:
+        raise InputError(f"validation_fraction is {validation_fraction}; it must be in [0, 1)")
     if folder.exists():
         raise InputError(f"{folder} exists already; remove it or write to another folder")
     folder.parent.mkdir(parents=True, exist_ok=True)
@@ -82,18 +86,23 @@ def write_domain(
         shutil.rmtree(partial)
         raise InputError(f"domain {folder.name}: no document for training in {len(sources)} files")
     manifest = DomainManifest(
-        domain=folder.name,
+        domain=_as_text(folder),
         row_length=row_length,
         dtype="uint16" if smallest_dtype(tokenizer.vocab_size) == "uint16" else "uint32",
         vocab_size=tokenizer.vocab_size,
         tokenizer_fingerprint=tokenizer.fingerprint,
         validation_fraction=validation_fraction,
-        sources=[path.name for path in sources],
+        sources=[_as_text(path) for path in sources],
         splits=splits,
     )
     save_manifest(manifest, partial)
     os.replace(partial, folder)
     return manifest
+
+
+def _as_text(path: Path) -> str:
+    """The name of a file, which need not be UTF-8, as text that a manifest can hold."""
+    return path.name.encode(errors="backslashreplace").decode()
 
 
 def _documents_with_progress(
@@ -162,5 +171,6 @@ def _split_record(folder: Path, packer: RowPacker) -> Split:
                 xxh3_64=shard["raw_data"]["hashes"]["xxh3_64"],
             )
             for shard in index["shards"]
+            if shard["samples"] > 0  # the first has none where one row exceeds the size limit
         ],
     )

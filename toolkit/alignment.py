@@ -29,6 +29,9 @@ BUCKET_NUMEL = 1 << 24
 
 ConsumeSlice = Callable[[int, Tensor], None]
 
+# Renamed in torch 2.13; the old name still works there, with a warning.
+_reduce_scatter = getattr(dist, "reduce_scatter_single", dist.reduce_scatter_tensor)
+
 
 @dataclass(frozen=True, kw_only=True)
 class ProbeRows:
@@ -152,7 +155,7 @@ class GradientSlicer:
         if self._world_size == 1:
             return buffer[0]
         part = torch.empty_like(buffer[0])
-        dist.reduce_scatter_tensor(part, buffer.flatten())
+        _reduce_scatter(part, buffer.flatten())
         return part
 
 

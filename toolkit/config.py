@@ -133,8 +133,9 @@ class EngineSection(Section):
 
 
 class MixtureSection(Section):
-    mixer: Literal["fixed", "dga"] = "dga"
-    """`fixed` keeps the starting weights; `dga` moves them by gradient alignment with the target."""
+    mixer: Literal["fixed", "observe", "dga"] = "dga"
+    """`fixed` keeps the starting weights; `observe` also measures and records the alignments; `dga`
+    moves the weights by them."""
     every_steps: int = Field(20, gt=0)
     """Steps between two updates of the weights."""
     normalise: Normalise = "standardise"

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import logging
 import os
+import warnings
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -34,9 +35,10 @@ class Engine:
         self.device = local_device()
         deepspeed.init_distributed(verbose=False)
         parameters = [p for p in model.parameters() if p.requires_grad]
-        self._engine, _, _, _ = deepspeed.initialize(
-            model=model, model_parameters=parameters, config=deepspeed_config
-        )
+        with _only_errors_logged():
+            self._engine, _, _, _ = deepspeed.initialize(
+                model=model, model_parameters=parameters, config=deepspeed_config
+            )
         self._zero_stage = int(deepspeed_config["zero_optimization"]["stage"])
 
     @property
@@ -109,14 +111,25 @@ def local_device() -> torch.device:
 
 
 def _import_deepspeed() -> Any:
-    # DeepSpeed writes its start-up to the log of every rank at INFO.
     os.environ.setdefault("DS_ACCELERATOR", "cuda" if torch.cuda.is_available() else "cpu")
-    logging.getLogger("DeepSpeed").setLevel(logging.WARNING)
+    # DeepSpeed calls torch collectives by names that torch 2.13 renamed.
+    warnings.filterwarnings("ignore", r".*torch\.distributed\.\w+. is deprecated", FutureWarning)
     import deepspeed
     import deepspeed.ops
 
-    logging.getLogger("DeepSpeed").setLevel(logging.WARNING)
     # Otherwise a CPU run compiles this op at start: it needs a compiler and half a minute, hangs on a
     # stale lock, and leaves 69 MB per rank in /dev/shm. Gloo alone does the same work.
     deepspeed.ops.__compatible_ops__["deepspeed_shm_comm"] = False
     return deepspeed
+
+
+@contextmanager
+def _only_errors_logged() -> Iterator[None]:
+    """While it starts, DeepSpeed warns of nothing that a user could act on."""
+    logger = logging.getLogger("DeepSpeed")
+    level = logger.level
+    logger.setLevel(logging.ERROR)
+    try:
+        yield
+    finally:
+        logger.setLevel(level)

@@ -16,7 +16,7 @@ import torch.distributed as dist
 from toolkit.alignment import Alignment, measure_alignment
 from toolkit.config import MixtureSection
 from toolkit.engine import Engine
-from toolkit.mixers import alignment_scores, dga, with_floor
+from toolkit.mixers import Proposal, alignment_scores, dga, with_floor
 from toolkit.probe import ProbeSource
 from toolkit.weights import MixtureWeights, WeightLog
 
@@ -106,6 +106,27 @@ def propose(
         target_norm=alignment.target_norm,
         normalise=mixture.normalise,
     )
+    proposal, raised = _propose(scores, current=current, prior=prior, mixture=mixture)
+    return Decision(
+        effective_from=effective_from,
+        scores=scores,
+        proposed=proposal.raw,
+        sampled=proposal.sampled,
+        guard_rails=tuple(f"floor: {domains[i]} held at {mixture.min_weight}" for i in raised),
+        dropped=None,
+    )
+
+
+def _propose(
+    scores: Sequence[float],
+    *,
+    current: MixtureWeights,
+    prior: Sequence[float],
+    mixture: MixtureSection,
+) -> tuple[Proposal, tuple[int, ...]]:
+    """The configured mixer's proposal, guard rails applied, and the domains that they raised."""
+    if mixture.mixer != "dga":
+        return Proposal(raw=current.raw, sampled=current.sampled), ()
     proposal = dga(
         scores,
         raw=current.raw,
@@ -116,14 +137,7 @@ def propose(
         ema_rate=mixture.ema_rate,
     )
     sampled, raised = with_floor(proposal.sampled, min_weight=mixture.min_weight)
-    return Decision(
-        effective_from=effective_from,
-        scores=scores,
-        proposed=proposal.raw,
-        sampled=sampled,
-        guard_rails=tuple(f"floor: {domains[i]} held at {mixture.min_weight}" for i in raised),
-        dropped=None,
-    )
+    return Proposal(raw=proposal.raw, sampled=sampled), raised
 
 
 def update_event(
