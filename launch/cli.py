@@ -3,35 +3,46 @@
 from __future__ import annotations
 
 import argparse
+import os
 import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from launch.exit_codes import BAD_INPUT, FAILED, OK
+from launch.environment import rank_label
+from launch.exit_codes import BAD_INPUT, KILLED_BY_USER, OK
 from shards.errors import InputError
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Runs one command and returns the exit code (`launch.exit_codes`)."""
-    parsed = build_parser().parse_args(arguments)
+    parsed = parse(arguments)
     try:
-        match parsed.command:
-            case "tokenizer":
-                return _tokenizer(parsed)
-            case "shard":
-                return _shard(parsed)
-            case "train":
-                return _train(parsed)
-            case "explain":
-                return _explain(parsed)
-            case "demo":
-                from launch.demo import run_demo
-
-                return run_demo(Path(parsed.folder))
+        return _run(parsed)
     except InputError as error:
-        print(f"dga {parsed.command}: {error}", file=sys.stderr)
-        return BAD_INPUT
-    return FAILED
+        problem = str(error)
+    except OSError as error:
+        # Paths on the command line are the user's to mend; what breaks while training needs a
+        # traceback.
+        if parsed.command not in ("tokenizer", "shard", "explain") or error.filename is None:
+            raise
+        problem = f"{error.filename}: {error.strerror}"
+    except KeyboardInterrupt:
+        print(f"\ndga {parsed.command}: interrupted", file=sys.stderr)
+        return KILLED_BY_USER
+    print(f"dga {parsed.command}: {rank_label(os.environ)}{problem}", file=sys.stderr)
+    return BAD_INPUT
+
+
+def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
+    """The command line as `build_parser` describes it, overrides also after options."""
+    parser = build_parser()
+    parsed, rest = parser.parse_known_args(arguments)
+    # argparse takes optional positionals only where the first of them stands.
+    if parsed.command == "train" and not any(text.startswith("-") for text in rest):
+        parsed.overrides += rest
+    elif rest:
+        parser.error(f"unrecognized arguments: {' '.join(rest)}")
+    return parsed
 
 
 def build_parser() -> argparse.ArgumentParser:
@@ -41,7 +52,7 @@ def build_parser() -> argparse.ArgumentParser:
     commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
 
     demo = commands.add_parser("demo", help="train on text of this machine, with and without DGA")
-    demo.add_argument("--folder", default="runs/demo", help="default: %(default)s")
+    demo.add_argument("--folder", type=Path, default=Path("runs/demo"), help="default: %(default)s")
 
     tokenizer = commands.add_parser("tokenizer", help="train a SentencePiece model on text")
     tokenizer.add_argument("sources", nargs="+", metavar="TEXT", help="files, globs or folders")
@@ -71,13 +82,36 @@ def build_parser() -> argparse.ArgumentParser:
     return parser
 
 
+def _run(parsed: argparse.Namespace) -> int:
+    match parsed.command:
+        case "demo":
+            return _demo(parsed)
+        case "tokenizer":
+            return _tokenizer(parsed)
+        case "shard":
+            return _shard(parsed)
+        case "train":
+            return _train(parsed)
+        case "explain":
+            return _explain(parsed)
+    raise AssertionError(f"no such command: {parsed.command}")
+
+
+def _demo(parsed: argparse.Namespace) -> int:
+    from launch.demo import run_demo
+
+    return run_demo(parsed.folder)
+
+
 def _tokenizer(parsed: argparse.Namespace) -> int:
     from shards.documents import find_sources, read_documents
     from shards.tokenizer import train_tokenizer
 
     sources = find_sources(parsed.sources)
     documents = (
-        document for path in sources for document in read_documents(path, text_field=parsed.text_field)
+        document
+        for path in sources
+        for document in read_documents(path, text_field=parsed.text_field)
     )
     tokenizer = train_tokenizer(documents, path=parsed.out, vocab_size=parsed.vocab_size)
     print(f"{parsed.out}: {tokenizer.vocab_size} pieces, fingerprint {tokenizer.fingerprint}")

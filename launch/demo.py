@@ -32,7 +32,9 @@ def run_demo(folder: Path) -> int:
     for step, mixer in (("2/3", "dga"), ("3/3", "fixed")):
         config = demo_config(folder, mixer=mixer)
         steering = "steered by DGA" if mixer == "dga" else "fixed uniform weights"
-        _say(f"{step} train {config.run.num_steps} steps on {config.run.num_ranks} ranks, {steering}")
+        _say(
+            f"{step} train {config.run.num_steps} steps on {config.run.num_ranks} ranks, {steering}"
+        )
         code = train_here(config, is_quiet=True)
         if code != OK:
             return code
@@ -58,7 +60,9 @@ def prepare_shards(folder: Path) -> None:
         tokenizer = train_tokenizer(documents, path=model, vocab_size=VOCAB_SIZE)
     for name, path in shard_folders.items():
         if not (path / MANIFEST_NAME).exists():
-            write_domain([parts[name].path], folder=path, tokenizer=tokenizer, row_length=ROW_LENGTH)
+            write_domain(
+                [parts[name].path], folder=path, tokenizer=tokenizer, row_length=ROW_LENGTH
+            )
 
 
 def demo_config(folder: Path, *, mixer: str) -> RunConfig:

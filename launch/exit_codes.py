@@ -9,4 +9,4 @@ BAD_INPUT = 2
 PAUSED = 75
 """A signal asked for it: a checkpoint was written, the same command continues (EX_TEMPFAIL)."""
 KILLED_BY_USER = 130
-"""A second interrupt: the ranks were killed without a checkpoint."""
+"""An interrupt while there was nothing to save, or a second one, which kills the ranks at once."""

@@ -1,154 +1,240 @@
 """The ranks of a job on this machine: started together, watched, ended together.
 
-Every rank runs in a session of its own, so an interrupt at the terminal reaches only this process, which
-passes it on once. The kernel kills the ranks if this process dies, whatever it dies of.
+Every rank runs in a session of its own, so an interrupt at the terminal reaches only this process,
+which passes it on once. The ranks start with SIGINT and SIGTERM blocked: one that comes while they
+import waits until they listen. The kernel kills the ranks if this process dies, whatever it dies
+of.
 """
 
 from __future__ import annotations
 
 import ctypes
+import math
 import os
 import signal
 import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import ExitStack, contextmanager
+from collections.abc import Iterator, Sequence
+from contextlib import ExitStack, contextmanager, suppress
+from dataclasses import dataclass
 from pathlib import Path
-from types import FrameType
 
-from launch.environment import variables
-from launch.exit_codes import KILLED_BY_USER, OK, PAUSED
+from launch.environment import first_failure, variables
+from launch.exit_codes import BAD_INPUT, FAILED, KILLED_BY_USER, OK, PAUSED
 
 POLL_SECONDS = 0.05
 GRACE_SECONDS = 10.0
 """How long the other ranks may take to end once one has failed."""
 NUM_LOG_LINES = 20
+STOP_SIGNALS = (signal.SIGINT, signal.SIGTERM)
 PR_SET_PDEATHSIG = 1
 
 
-def run_ranks(command: Sequence[str], *, num_ranks: int, log_folder: Path) -> int:
+@dataclass(frozen=True, kw_only=True)
+class _Rank:
+    number: int
+    process: subprocess.Popen[bytes]
+    log: Path | None
+    log_start: int
+    """Bytes of the log that earlier attempts wrote."""
+
+    @property
+    def code(self) -> int | None:
+        """Exit code, 128 + n for death by signal n; None while it runs."""
+        code = self.process.poll()
+        return 128 - code if code is not None and code < 0 else code
+
+    @property
+    def killer(self) -> signal.Signals | None:
+        """The signal that it died of."""
+        code = self.process.poll()
+        return signal.Signals(-code) if code is not None and code < 0 else None
+
+    @property
+    def has_failed(self) -> bool:
+        return self.code not in (None, OK, PAUSED)
+
+
+def run_ranks(
+    command: Sequence[str], *, num_ranks: int, log_folder: Path, held_files: Sequence[int] = ()
+) -> int:
     """Runs `command` once per rank and returns one exit code for all.
 
-    Rank 0 writes to this process's terminal, rank r to `log_folder`/rank-r.log. When a rank fails, the
-    others are ended; the code of the first that failed is returned, 128 + n for death by signal n.
+    Rank 0 writes to this process's terminal, rank r to `log_folder`/rank-r.log. When a rank fails,
+    the others are ended, the end of its log is shown, and its code is returned, 128 + n for death
+    by signal n. A second SIGINT kills the ranks.
+
+    Args:
+        held_files: descriptors that stay open as long as this process or any rank lives.
     """
     with ExitStack() as stack:
-        folder = stack.enter_context(tempfile.TemporaryDirectory(prefix="dga-"))
-        ranks = [
-            _start_rank(
-                command,
-                environment=_environment(rank, num_ranks, rendezvous=Path(folder, "rendezvous")),
-                log=None if rank == 0 else log_folder / f"rank-{rank}.log",
-                stack=stack,
-            )
-            for rank in range(num_ranks)
-        ]
+        job_folder = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="dga-")))
+        received = stack.enter_context(_recorded_signals())
+        ranks: list[_Rank] = []
         stack.callback(_kill, ranks)
-        with _forwarding_signals(ranks) as is_abandoned:
-            code, failed = _watch(ranks, is_abandoned)
-    if failed is not None and failed > 0:
-        _show_log(failed, code, log_folder / f"rank-{failed}.log")
-    return code
+        with _blocked_signals():
+            for number in range(num_ranks):
+                log = None if number == 0 else log_folder / f"rank-{number}.log"
+                environment = _environment(number, num_ranks, job_folder=job_folder)
+                ranks.append(_start_rank(number, command, environment, log, held_files))
+        cause = _watch(ranks, received, job_folder=job_folder)
+        if _is_abandoned(received):
+            return KILLED_BY_USER
+        if cause:
+            _explain(cause)
+        # A rank that reported its failure and then would not end has no code of its own.
+        return FAILED if (code := (cause or ranks[0]).code) is None else code
 
 
-def _environment(rank: int, num_ranks: int, *, rendezvous: Path) -> dict[str, str]:
+def _environment(number: int, num_ranks: int, *, job_folder: Path) -> dict[str, str]:
     # Each rank would otherwise start a thread per core, and they would wait for each other.
     num_threads = max(1, (os.cpu_count() or 1) // num_ranks)
-    own = variables(rank=rank, num_ranks=num_ranks, rendezvous=rendezvous)
+    own = variables(rank=number, num_ranks=num_ranks, job_folder=job_folder)
+    if Path.cwd() != Path(__file__).resolve().parent.parent:
+        # `python -m launch.cli` would look for its packages in the working directory first.
+        own["PYTHONSAFEPATH"] = "1"
     return {"OMP_NUM_THREADS": str(num_threads)} | dict(os.environ) | own
 
 
 def _start_rank(
-    command: Sequence[str], *, environment: dict[str, str], log: Path | None, stack: ExitStack
-) -> subprocess.Popen[bytes]:
-    output = stack.enter_context(log.open("ab")) if log else None
-    return subprocess.Popen(
-        command,
-        env=environment,
-        stdin=subprocess.DEVNULL,
-        stdout=output,
-        stderr=subprocess.STDOUT if output else None,
-        start_new_session=True,
-        preexec_fn=_die_with_parent if sys.platform == "linux" else None,
-    )
+    number: int,
+    command: Sequence[str],
+    environment: dict[str, str],
+    log: Path | None,
+    held_files: Sequence[int],
+) -> _Rank:
+    parent = os.getpid()
+    with ExitStack() as stack:
+        output = stack.enter_context(log.open("ab")) if log else None
+        log_start = output.tell() if output else 0
+        process = subprocess.Popen(
+            command,
+            env=environment,
+            stdin=subprocess.DEVNULL,
+            stdout=output,
+            stderr=subprocess.STDOUT if output else None,
+            start_new_session=True,
+            pass_fds=held_files,
+            preexec_fn=(lambda: _die_with(parent)) if sys.platform == "linux" else None,
+        )
+        return _Rank(number=number, process=process, log=log, log_start=log_start)
 
 
 _libc = ctypes.CDLL(None, use_errno=True)
 
 
-def _die_with_parent() -> None:
+def _die_with(parent: int) -> None:
     _libc.prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
+    if os.getppid() != parent:  # it died before the kernel knew
+        os._exit(128 + signal.SIGKILL)
 
 
 @contextmanager
-def _forwarding_signals(ranks: Sequence[subprocess.Popen[bytes]]) -> Iterator[Callable[[], bool]]:
-    """Passes SIGINT and SIGTERM on as SIGTERM; yields whether a second interrupt gave up waiting."""
-    num_interrupts = 0
-
-    def forward(number: int, frame: FrameType | None) -> None:
-        nonlocal num_interrupts
-        num_interrupts += number == signal.SIGINT
-        for rank in ranks:
-            if rank.poll() is None:
-                rank.terminate()
-        if num_interrupts == 1:
-            print(
-                "\nstopping after this step, with a checkpoint; interrupt again to kill",
-                file=sys.stderr,
-            )
-
-    previous = {s: signal.signal(s, forward) for s in (signal.SIGINT, signal.SIGTERM)}
+def _recorded_signals() -> Iterator[list[int]]:
+    """While inside, SIGINT and SIGTERM only add their number to the list."""
+    received: list[int] = []
+    previous = {
+        number: signal.signal(number, lambda number, frame: received.append(number))
+        for number in STOP_SIGNALS
+    }
     try:
-        yield lambda: num_interrupts > 1
+        yield received
     finally:
         for number, handler in previous.items():
             signal.signal(number, handler)
 
 
-def _watch(
-    ranks: Sequence[subprocess.Popen[bytes]], is_abandoned: Callable[[], bool]
-) -> tuple[int, int | None]:
-    """Waits for all ranks; the job's exit code, and which rank failed first."""
-    failed: int | None = None
-    deadline = 0.0
-    while any(rank.poll() is None for rank in ranks):
-        if is_abandoned():
-            return KILLED_BY_USER, None
-        if failed is None:
-            failed = _first_failure(ranks)
-            if failed is not None:
-                deadline = time.monotonic() + GRACE_SECONDS
-                for rank in ranks:
-                    if rank.poll() is None:
-                        rank.terminate()
-        elif time.monotonic() > deadline:
-            break
+@contextmanager
+def _blocked_signals() -> Iterator[None]:
+    """Processes that start inside have SIGINT and SIGTERM blocked; here they wait for the end."""
+    previous = signal.pthread_sigmask(signal.SIG_BLOCK, STOP_SIGNALS)
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, previous)
+
+
+def _is_abandoned(received: Sequence[int]) -> bool:
+    return received.count(signal.SIGINT) > 1
+
+
+def _watch(ranks: Sequence[_Rank], received: Sequence[int], *, job_folder: Path) -> _Rank | None:
+    """Waits until all ranks have ended or are not worth waiting for; the one that failed first."""
+    cause: _Rank | None = None
+    is_stopping = False
+    deadline = math.inf
+    while any(rank.code is None for rank in ranks) and time.monotonic() < deadline:
+        if _is_abandoned(received):
+            return None
+        if received and not is_stopping:
+            is_stopping = True
+            _terminate(ranks)
+            _say("stopping after this step, with a checkpoint; interrupt again to kill")
+        if not cause and (cause := _first_failed(ranks, job_folder=job_folder)):
+            deadline = time.monotonic() + GRACE_SECONDS
+            # Loader processes of a killed rank hold its sockets: the others would wait for it.
+            _kill([rank for rank in ranks if rank.has_failed])
+            _terminate(ranks)
         time.sleep(POLL_SECONDS)
-    if failed is None:
-        failed = _first_failure(ranks)
-    if failed is None:
-        return ranks[0].returncode, None
-    code = ranks[failed].returncode
-    return (code if code > 0 else 128 - code), failed
+    cause = cause or _first_failed(ranks, job_folder=job_folder)
+    if cause and cause.code == BAD_INPUT:
+        # What several ranks refuse, the lowest has said: rank 0 on the terminal.
+        return next(rank for rank in ranks if rank.code == BAD_INPUT)
+    return cause
 
 
-def _first_failure(ranks: Sequence[subprocess.Popen[bytes]]) -> int | None:
-    return next((i for i, rank in enumerate(ranks) if rank.poll() not in (None, OK, PAUSED)), None)
+def _first_failed(ranks: Sequence[_Rank], *, job_folder: Path) -> _Rank | None:
+    """The rank that failed first; the others fail after it, because their collectives break.
+
+    A rank that is killed reports nothing: the first report is then another's, and later. SIGABRT
+    can be how NCCL ends a rank whose peer is gone.
+    """
+    reported = first_failure(job_folder)  # before the codes, so no death is missed that caused it
+    failed = [rank for rank in ranks if rank.has_failed]
+    harmless = (None, signal.SIGTERM, signal.SIGABRT)
+    killed = [rank for rank in failed if rank.killer not in harmless]
+    reporting = [rank for rank in ranks if rank.number == reported]
+    return next(iter(killed + reporting + failed), None)
 
 
-def _kill(ranks: Sequence[subprocess.Popen[bytes]]) -> None:
+def _terminate(ranks: Sequence[_Rank]) -> None:
     for rank in ranks:
-        if rank.poll() is None:
-            # The whole session: a rank's loader processes must not outlive it.
-            os.killpg(rank.pid, signal.SIGKILL)
+        rank.process.terminate()
+
+
+def _kill(ranks: Sequence[_Rank]) -> None:
     for rank in ranks:
-        rank.wait()
+        # The whole session, also of a rank that has ended: its loader processes must not outlive
+        # it.
+        with suppress(ProcessLookupError, PermissionError):
+            os.killpg(rank.process.pid, signal.SIGKILL)
+    for rank in ranks:
+        rank.process.wait()
 
 
-def _show_log(rank: int, code: int, path: Path) -> None:
-    lines = path.read_text(encoding="utf-8", errors="replace").splitlines()[-NUM_LOG_LINES:]
-    tail = "".join(f"\n  {line}" for line in lines)
-    print(f"rank {rank} failed first, with exit code {code}; the end of {path}:{tail}",
-          file=sys.stderr)  # fmt: skip
+def _explain(rank: _Rank) -> None:
+    """Says how a rank failed, unless it wrote that to the terminal itself."""
+    if rank.killer:
+        usual_cause = ", often for lack of memory" if rank.killer == signal.SIGKILL else ""
+        what = f"rank {rank.number} was killed by {rank.killer.name}{usual_cause}"
+    elif rank.log:
+        code = "" if rank.code is None else f" with exit code {rank.code}"
+        what = f"rank {rank.number} failed{code}"
+    else:
+        return
+    lines = _last_lines(rank.log, start=rank.log_start) if rank.log else []
+    where = f"; the end of {rank.log}:" if lines else ""
+    _say(what + where + "".join(f"\n  {line}" for line in lines))
+
+
+def _last_lines(log: Path, *, start: int) -> list[str]:
+    with log.open("rb") as file:
+        file.seek(start)
+        return file.read().decode(errors="replace").splitlines()[-NUM_LOG_LINES:]
+
+
+def _say(text: str) -> None:
+    # On a line of its own: rank 0's progress bar leaves the cursor at the end of its line.
+    print(f"\n{text}", file=sys.stderr, flush=True)

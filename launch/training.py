@@ -6,14 +6,14 @@ import sys
 from pathlib import Path
 
 from launch.environment import rank_environment
-from launch.exit_codes import OK, PAUSED
+from launch.exit_codes import KILLED_BY_USER, OK, PAUSED
 from launch.local import run_ranks
 from shards.errors import InputError
 from toolkit.config import RunConfig
 from toolkit.config_file import dump_config
-from toolkit.history import RunHistory, load_history
-from toolkit.inputs import load_inputs
-from toolkit.run_folder import CONFIG_NAME, LOGS_NAME, prepare_run_folder
+from toolkit.history import EVENTS_FILE, RunHistory, load_history
+from toolkit.inputs import RunInputs, load_inputs
+from toolkit.run_folder import CONFIG_NAME, LOGS_NAME, locked, prepare_run_folder
 
 
 def check(config: RunConfig) -> int:
@@ -38,24 +38,31 @@ def train_here(config: RunConfig, *, is_quiet: bool = False) -> int:
         from launch.rank import run_rank
 
         return run_rank(config, place)
-    state = prepare_run_folder(config, load_inputs(config))
+    code = _run_here(config, load_inputs(config))
+    if code == OK and not is_quiet:
+        show_run(config.run.folder)
+    return code
+
+
+def _run_here(config: RunConfig, inputs: RunInputs) -> int:
     folder = config.run.folder
-    if state and state.step >= config.run.num_steps:
-        print(f"{folder} is complete at step {state.step}")
-    else:
+    with locked(folder) as lock:
+        state = prepare_run_folder(config, inputs)
+        if state and state.step >= config.run.num_steps:
+            print(f"{folder} is complete at step {state.step}")
+            return OK
         code = run_ranks(
             # The resolved config: the ranks see exactly what was validated here.
             [sys.executable, "-m", "launch.cli", "train", str(folder / CONFIG_NAME)],
             num_ranks=config.run.num_ranks,
             log_folder=folder / LOGS_NAME,
+            held_files=[lock],
         )
-        if code == PAUSED:
-            print(f"paused; the same command continues {folder}", file=sys.stderr)
-        if code != OK:
-            return code
-    if not is_quiet:
-        show_run(folder)
-    return OK
+    if code == PAUSED:
+        print(f"paused; the same command continues {folder}", file=sys.stderr)
+    if code == KILLED_BY_USER:
+        print("\nkilled; the same command continues from the last checkpoint", file=sys.stderr)
+    return code
 
 
 def show_run(folder: Path, *, baseline: Path | None = None, picture: Path | None = None) -> None:
@@ -67,7 +74,10 @@ def show_run(folder: Path, *, baseline: Path | None = None, picture: Path | None
     other = _history(baseline) if baseline else None
     print(explain(history))
     if other:
-        print(f"\n{compare(history, other)}")
+        try:
+            print(f"\n{compare(history, other)}")
+        except ValueError as error:
+            raise InputError(f"{folder} beside {baseline}: {error}") from None
     path = picture or folder / "mixture.png"
     draw(history, path, baseline=other)
     print(f"\npicture: {path}")
@@ -76,5 +86,7 @@ def show_run(folder: Path, *, baseline: Path | None = None, picture: Path | None
 def _history(folder: Path) -> RunHistory:
     try:
         return load_history(folder)
-    except FileNotFoundError:
-        raise InputError(f"{folder} holds no run: it has no events.jsonl") from None
+    except (FileNotFoundError, NotADirectoryError):
+        raise InputError(f"{folder} holds no run: it has no {EVENTS_FILE}") from None
+    except ValueError as error:
+        raise InputError(str(error)) from None

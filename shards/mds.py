@@ -13,6 +13,9 @@ import sys
 from types import ModuleType
 from typing import Any
 
+MAX_HEADER_BYTES = 256
+"""More than the header of a shard with one column and one row takes."""
+
 
 def import_streaming_base() -> None:
     """Makes `streaming.base...` importable where torchvision is absent."""
@@ -28,13 +31,18 @@ def import_streaming_base() -> None:
 
 
 def mds_writer(*, folder: str, column: str, encoding: str, shard_bytes: int) -> Any:
-    """An MDSWriter of one column whose index carries an xxh3 hash per shard."""
+    """An MDSWriter of one fixed-width column whose index carries an xxh3 hash per shard.
+
+    A shard takes at most `shard_bytes`, or what one row needs.
+    """
     import_streaming_base()
+    from streaming.base.format.mds.encodings import get_mds_encoded_size
     from streaming.base.format.mds.writer import MDSWriter
 
     return MDSWriter(
         out=os.path.abspath(folder),  # in a relative one, "~" or "name:" would lead elsewhere
         columns={column: encoding},
         hashes=["xxh3_64"],
-        size_limit=shard_bytes,
+        # Below the size of one row, MDSWriter would begin with an empty shard.
+        size_limit=max(shard_bytes, MAX_HEADER_BYTES + get_mds_encoded_size(encoding)),
     )

@@ -171,6 +171,5 @@ def _split_record(folder: Path, packer: RowPacker) -> Split:
                 xxh3_64=shard["raw_data"]["hashes"]["xxh3_64"],
             )
             for shard in index["shards"]
-            if shard["samples"] > 0  # the first has none where one row exceeds the size limit
         ],
     )

@@ -1,4 +1,4 @@
-"""Shared fixtures. One thread per process: forked ranks share two cores, and sums keep one order."""
+"""Shared fixtures. One thread per process: forked ranks share two cores, sums keep one order."""
 
 from __future__ import annotations
 
@@ -9,7 +9,12 @@ os.environ["OMP_NUM_THREADS"] = "1"
 os.environ.setdefault("DS_ACCELERATOR", "cpu")
 
 import pytest
+from hypothesis import settings
 from tiny import write_tiny_shards
+
+# The same examples every time, however busy the machine is.
+settings.register_profile("seeded", deadline=None, derandomize=True)
+settings.load_profile("seeded")
 
 
 @pytest.fixture(scope="session")

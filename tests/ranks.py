@@ -1,7 +1,7 @@
 """Runs a function on several real ranks: forked processes that meet over gloo.
 
-A fork costs a tenth of a second where a fresh interpreter costs seconds, because torch and DeepSpeed are
-imported once, by the parent.
+A fork costs a tenth of a second where a fresh interpreter costs seconds, because torch and
+DeepSpeed are imported once, by the parent.
 """
 
 from __future__ import annotations

@@ -1,11 +1,14 @@
 """Inner products of domain gradients with the target's, from slices that the ranks hold.
 
-1. Forward through the bare model, backward through `torch.autograd.grad`: no `.grad` is written and no
+1. Forward through the bare model, backward through `torch.autograd.grad`: no `.grad` is written and
+   no
    hook of the training engine runs, so training cannot notice.
-2. As each parameter's gradient appears it goes into a bucket; a full bucket is reduced over the ranks
-   and scattered, and each rank keeps 1/world of every parameter: its slice. The partition is the same
-   for every ZeRO stage.
-3. The target's slice is kept; domains' slices are not: their dot products with the target's are taken
+2. As each parameter's gradient appears it goes into a bucket; a full bucket is reduced over the
+   ranks
+   and scattered, and each rank keeps 1/world of every parameter: its slice. The partition is the
+   same for every ZeRO stage.
+3. The target's slice is kept; domains' slices are not: their dot products with the target's are
+   taken
    in float64 as the buckets arrive.
 4. One all-reduce of one small vector makes the rank's partial sums whole.
 
@@ -17,6 +20,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 
 import torch
 import torch.distributed as dist
@@ -37,8 +41,8 @@ _reduce_scatter = getattr(dist, "reduce_scatter_single", dist.reduce_scatter_ten
 class ProbeRows:
     """This rank's share of one probe: a domain's rows or the target's, in groups.
 
-    The groups and their sizes are the same on every rank, the rows are not; together the ranks' shares
-    make up the whole group.
+    The groups and their sizes are the same on every rank, the rows are not; together the ranks'
+    shares make up the whole group.
     """
 
     groups_BT: tuple[Tensor, ...]
@@ -54,8 +58,8 @@ class Alignment:
     inner_products: tuple[float, ...]
     """<g_i, g_target>, g being the gradient of the mean loss over the probe's rows."""
     standard_errors: tuple[float, ...]
-    """Of the inner products, from the differences between a domain's groups; the sampling error of the
-    target's gradient, which all domains share, is not in them."""
+    """Of the inner products, from the differences between a domain's groups. The sampling error of
+    the target's gradient, which all domains share, is not in them."""
     norms: tuple[float, ...]
     """Root mean square over the groups of |g_i|; includes the noise of a group-sized batch."""
     target_norm: float
@@ -90,14 +94,12 @@ class GradientSlicer:
         self.slice_numel = sum(self._chunks)
 
     def backward(self, loss: Tensor, consume: ConsumeSlice) -> None:
-        """Differentiates `loss` and hands `consume` (offset in the slice, fp32 part), bucket by bucket.
+        """Differentiates `loss` and hands `consume` the slice: (offset, fp32 part) by bucket.
 
-        The gradients are summed over the ranks. Collective: every rank calls it equally often. Buckets
-        are reduced in one fixed order, whatever order the gradients appear in.
+        The gradients are summed over the ranks. Collective: every rank calls it equally often.
+        Buckets are reduced in one fixed order, whatever order the gradients appear in.
         """
-        places = {
-            position: bucket for bucket in self._buckets for position in bucket.positions
-        }
+        places = {position: bucket for bucket in self._buckets for position in bucket.positions}
         pending: dict[int, Tensor] = {}
         missing = [len(bucket.positions) for bucket in self._buckets]
         next_bucket = 0
@@ -116,14 +118,16 @@ class GradientSlicer:
             bucket = places[position]
             if bucket.index not in pending:
                 pending[bucket.index] = self._new_buffer(bucket, gradient.device)
-            self._place(gradient, position, pending[bucket.index][:, self._columns(position, bucket)])
+            self._place(
+                gradient, position, pending[bucket.index][:, self._columns(position, bucket)]
+            )
             missing[bucket.index] -= 1
             reduce_ready(everything=False)
             # autograd.grad keeps what the hook returns: one element instead of the gradient.
             return gradient.new_zeros(()).expand_as(gradient)
 
         handles = [
-            parameter.register_hook(lambda gradient, i=i: receive(i, gradient))
+            parameter.register_hook(partial(receive, i))  # type: ignore[no-untyped-call]
             for i, parameter in enumerate(self._parameters)
         ]
         try:
@@ -197,8 +201,8 @@ def measure_alignment(
 ) -> Alignment:
     """The alignment of every domain with the target at the current parameters.
 
-    Training does not notice: parameters, optimizer, gradients, counters and generators are untouched.
-    Collective: every rank passes its own share of the same probes.
+    Training does not notice: parameters, optimizer, gradients, counters and generators are
+    untouched. Collective: every rank passes its own share of the same probes.
     """
     slicer = GradientSlicer(engine.parameters)
     target_slice = torch.zeros(slicer.slice_numel, dtype=torch.float32, device=engine.device)
@@ -236,13 +240,14 @@ def _differentiate(
     if not len(tokens_BT):
         tokens_BT = tokens_BT.new_zeros((1, tokens_BT.shape[1]))
     with torch.enable_grad():
-        loss = model(tokens_BT) * share
+        loss: Tensor = model(tokens_BT) * share
     slicer.backward(loss, consume)
     return loss.detach().double()
 
 
 def _dot(a: Tensor, b: Tensor) -> Tensor:
-    return torch.dot(a.double(), b.double())
+    product: Tensor = torch.dot(a.double(), b.double())
+    return product
 
 
 def _finish(partial_sums: Sequence[Tensor], *, num_groups: int) -> Alignment:

@@ -1,8 +1,9 @@
 """Checkpoint folders on disk: whole or absent.
 
-A checkpoint is prepared under a temporary name. Publishing it adds the run state and a manifest of every
-file's size and hash, makes everything durable, and renames the folder, last. A folder `step-N` whose
-files match its manifest is a checkpoint; anything else is what a killed run left behind.
+A checkpoint is prepared under a temporary name. Publishing it adds the run state and a manifest of
+every file's size and hash, makes everything durable, and renames the folder, last. A folder
+`step-N` whose files match its manifest is a checkpoint; anything else is what a killed run left
+behind.
 """
 
 from __future__ import annotations
@@ -47,7 +48,9 @@ def read_state(checkpoint: Path) -> RunState:
     """The run state stored in a checkpoint folder."""
     record = json.loads((checkpoint / MANIFEST_NAME).read_text(encoding="utf-8"))
     if record["version"] != STATE_VERSION:
-        raise ValueError(f"{checkpoint} is of version {record['version']}, expected {STATE_VERSION}")
+        raise ValueError(
+            f"{checkpoint} is of version {record['version']}, expected {STATE_VERSION}"
+        )
     return RunState(**record["state"])
 
 

@@ -1,8 +1,8 @@
 """The configuration of a run, section by section.
 
-Every section is a frozen pydantic model that forbids unknown keys; every field says unit and meaning.
-Fields marked `free` may change when a run is continued; a change of any other would change what the run
-means and is refused. `toolkit.config_file` reads the TOML.
+Every section is a frozen pydantic model that forbids unknown keys; every field says unit and
+meaning. Fields marked `free` may change when a run is continued; a change of any other would change
+what the run means and is refused. `toolkit.config_file` reads the TOML.
 """
 
 from __future__ import annotations
@@ -48,7 +48,7 @@ class DataSection(Section):
     weight_lag: int = Field(2, ge=0)
     """Steps between measuring and the first sample drawn with the new weights."""
     num_workers: int = free(0, ge=0)
-    """Loader processes per rank; 0 reads in the training process, which is fastest for local shards."""
+    """Loader processes per rank; 0 reads in the training process, fastest for local shards."""
     prefetch_factor: int = free(2, gt=0)
     """Micro-batches that each loader process draws ahead."""
     shards_per_window: int = Field(8, gt=0)
@@ -68,12 +68,13 @@ class ModelSection(Section):
     hidden_size: int = Field(gt=0)
     """Width of the residual stream."""
     num_layers: int = Field(gt=0)
+    """Decoder layers."""
     num_heads: int = Field(gt=0)
     """Attention heads; must divide hidden_size."""
     num_key_value_heads: int | None = Field(None, gt=0)
     """Heads of keys and values; must divide num_heads. As many as num_heads when left out."""
     intermediate_size: int | None = Field(None, gt=0)
-    """Width of the feed-forward layers; 8/3 hidden_size, rounded up to a multiple of 16, when left out."""
+    """Width of the feed-forward layers; when left out, 8/3 hidden_size rounded up to 16s."""
     tie_embeddings: bool = True
     """Whether input and output embeddings are one matrix."""
     attention_dropout: float = Field(0.0, ge=0, lt=1)
@@ -112,12 +113,16 @@ class OptimizerSection(Section):
     schedule: Literal["cosine", "constant"] = "cosine"
     """After warm-up: a cosine to 1/10 of the peak at num_steps, or constant."""
     warmup_steps: int = Field(10, ge=2)
+    """Steps over which the learning rate rises linearly from 0 to the peak."""
     weight_decay: float = Field(0.1, ge=0, allow_inf_nan=False)
+    """Decoupled weight decay."""
     betas: tuple[Annotated[float, Field(ge=0, lt=1)], Annotated[float, Field(ge=0, lt=1)]] = (
         0.9,
         0.95,
     )
+    """Decay rates of the averages of the gradient and of its square."""
     epsilon: float = Field(1e-8, gt=0)
+    """Added to the root of the averaged square."""
     max_gradient_norm: float = Field(1.0, ge=0)
     """Gradients are clipped to this global norm; 0 switches clipping off."""
 
@@ -128,6 +133,7 @@ class EngineSection(Section):
     zero_stage: Literal[0, 1, 2, 3] = 2
     """What is sharded over the ranks: nothing, optimizer states, gradients too, parameters too."""
     precision: Literal["fp32", "bf16"] = "fp32"
+    """Type of the parameters in forward and backward; from ZeRO 1 on the optimizer's are fp32."""
     deepspeed: dict[str, Any] = {}
     """Merged over the generated DeepSpeed JSON, for settings that this config does not name."""
 
@@ -173,13 +179,15 @@ class ProbeSection(Section):
 
 class EvaluationSection(Section):
     every_steps: int = free(100, gt=0)
-    """Steps between two evaluations; there is always one before the first and after the last step."""
+    """Steps between two evaluations; there is always one before the first and one after the last
+    step."""
     num_rows: int = Field(128, gt=0)
     """Validation rows per domain and of the target, from the front; all if there are fewer."""
 
 
 class CheckpointSection(Section):
     every_steps: int = free(200, gt=0)
+    """Steps between two checkpoints; there is always one after the last step."""
     keep_last: int = free(2, gt=0)
     """Newest checkpoints that are kept."""
 
@@ -267,7 +275,8 @@ def check_together(config: RunConfig) -> list[str]:
     num_live = sum(w != 0 for w in weights)
     if config.mixture.min_weight * num_live > 1:
         problems.append(
-            f"mixture.min_weight = {config.mixture.min_weight}: {num_live} domains cannot all have it"
+            f"mixture.min_weight = {config.mixture.min_weight}: "
+            f"{num_live} domains cannot all have it"
         )
     if config.optimizer.warmup_steps >= config.run.num_steps:
         problems.append(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Iterator, Sequence
 from difflib import get_close_matches
 from pathlib import Path
@@ -14,10 +15,10 @@ from pydantic.fields import FieldInfo
 from shards.errors import InputError
 from toolkit.config import DomainSection, RunConfig, check_together
 
-try:
+if sys.version_info >= (3, 11):
     import tomllib
-except ModuleNotFoundError:  # Python 3.10
-    import tomli as tomllib  # type: ignore[import-not-found,no-redef,unused-ignore]
+else:
+    import tomli as tomllib
 
 
 def load_config(path: Path, overrides: Sequence[str] = ()) -> RunConfig:
@@ -30,7 +31,9 @@ def load_config(path: Path, overrides: Sequence[str] = ()) -> RunConfig:
         tree = tomllib.loads(path.read_text(encoding="utf-8"))
     except FileNotFoundError:
         raise InputError(f"config {path} does not exist") from None
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError, OSError) as error:
+    except OSError as error:
+        raise InputError(f"config {path} cannot be read: {error.strerror}") from None
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
         raise InputError(f"config {path} is not TOML: {error}") from None
     for override in overrides:
         _apply_override(tree, override)

@@ -1,8 +1,8 @@
 """DeepSpeed behind this project's names: the only module that imports it.
 
-An `Engine` holds one ZeRO-sharded model with its optimizer and knows three things: take a training step,
-compute a loss without touching training, save and load. Everything that reaches into DeepSpeed's private
-state stands here, each place with its reason.
+An `Engine` holds one ZeRO-sharded model with its optimizer and knows three things: take a training
+step, compute a loss without touching training, save and load. Everything that reaches into
+DeepSpeed's private state stands here, each place with its reason.
 """
 
 from __future__ import annotations
@@ -58,7 +58,7 @@ class Engine:
         return float(self._engine.get_lr()[0])
 
     def step(self, micro_batches: Sequence[Tensor]) -> Tensor:
-        """One optimizer step on this rank's micro-batches; the mean loss over them, on the device."""
+        """One optimizer step on this rank's micro-batches; their mean loss, on the device."""
         losses = []
         for tokens_BT in micro_batches:
             loss = self._engine(tokens_BT.to(self.device, non_blocking=True))
@@ -117,8 +117,8 @@ def _import_deepspeed() -> Any:
     import deepspeed
     import deepspeed.ops
 
-    # Otherwise a CPU run compiles this op at start: it needs a compiler and half a minute, hangs on a
-    # stale lock, and leaves 69 MB per rank in /dev/shm. Gloo alone does the same work.
+    # Otherwise a CPU run compiles this op at start: it needs a compiler and half a minute, hangs on
+    # a stale lock, and leaves 69 MB per rank in /dev/shm. Gloo alone does the same work.
     deepspeed.ops.__compatible_ops__["deepspeed_shm_comm"] = False
     return deepspeed
 

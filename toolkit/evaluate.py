@@ -22,10 +22,10 @@ class Evaluation:
 def evaluate(
     engine: Engine, *, reader: RowReader, num_rows: int, micro_batch_size: int
 ) -> Evaluation:
-    """Losses on the first `num_rows` rows of each split of `reader`; the last split is the target's.
+    """Losses on the first `num_rows` rows of each split of `reader`; the last is the target's.
 
-    Training does not notice. Collective; the rows are dealt to the ranks by turns. Under ZeRO-3 each
-    forward is collective too, so a rank that has run out of rows repeats one with weight 0.
+    Training does not notice. Collective; the rows are dealt to the ranks by turns. Under ZeRO-3
+    each forward is collective too, so a rank that has run out of rows repeats one with weight 0.
     """
     rank, world_size = engine.dp_rank, engine.dp_world_size
     rows_per_pass = micro_batch_size * world_size

@@ -52,7 +52,8 @@ def load_inputs(config: RunConfig) -> RunInputs:
 
     Raises:
         InputError: every problem found, one per line: a missing folder or shard, shards made with
-            another tokenizer or another row length, a split with too few rows for what it is used for.
+            another tokenizer or another row length, a split with too few rows for what it is used
+            for.
     """
     problems: list[str] = []
     manifests: dict[str, DomainManifest] = {}
@@ -103,7 +104,9 @@ def _row_problems(config: RunConfig, manifests: dict[str, DomainManifest]) -> li
                 f"{target.row_length}; all must be equal"
             )
         if not manifest.splits["validation"].num_rows:
-            problems.append(f"{name}: no validation rows; a larger --validation-fraction gives some")
+            problems.append(
+                f"{name}: no validation rows; a larger --validation-fraction gives some"
+            )
     if config.mixture.mixer == "fixed":
         return problems
     target_rows = target.splits["train"].num_rows

@@ -49,8 +49,9 @@ def derive_key(*parts: int | str) -> int:
 def permute(indices: U64, *, size: int, key: int) -> U64:
     """Where a keyed permutation of range(size) sends each of `indices`, without a table.
 
-    A balanced Feistel network on the smallest even number of bits that holds `size`, walked along its
-    cycle until it falls below `size` again (Black and Rogaway 2002): at most four steps on average.
+    A balanced Feistel network on the smallest even number of bits that holds `size`, walked along
+    its cycle until it falls below `size` again (Black and Rogaway 2002): at most four steps on
+    average.
     """
     half_bits = np.uint64(max(1, ((size - 1).bit_length() + 1) // 2))
     half_mask = (np.uint64(1) << half_bits) - np.uint64(1)

@@ -1,9 +1,10 @@
 """The order of the run, turned into tensors on this rank.
 
-The order is computed in the main process of every rank, identically. Loader processes, if any, are told
-which rows to read and know nothing of mixing, so a new weight never has to reach them. They draw exactly
-`num_workers x prefetch_factor` micro-batches ahead of the one in use; an appointment must lie beyond.
-The state of the loader is its state at the last step that was handed out, not at the last one drawn.
+The order is computed in the main process of every rank, identically. Loader processes, if any, are
+told which rows to read and know nothing of mixing, so a new weight never has to reach them. They
+draw exactly `num_workers x prefetch_factor` micro-batches ahead of the one in use; an appointment
+must lie beyond. The state of the loader is its state at the last step that was handed out, not at
+the last one drawn.
 """
 
 from __future__ import annotations
@@ -13,6 +14,10 @@ from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
+
+# A forked loader process seeds it at once; importing it there fails at times, because the fork may
+# have copied the lock of an import under way in another thread.
+import numpy.random
 import torch
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
@@ -88,7 +93,7 @@ class StepLoader:
         return self._state
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Continues after the step at which `state_dict` was taken; before the first `next_step`."""
+        """Continues after the step of which `state` is; before the first `next_step`."""
         assert self._batches is None, "the loader has started drawing already"
         self._order.load_state_dict(state)
         self._state = state

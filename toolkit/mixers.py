@@ -1,7 +1,7 @@
 """From alignments to mixture weights: pure functions of floats.
 
-A mixer maps (current weights, alignments) to a proposal; guard rails then bound what is sampled. Rank 0
-runs them, everyone else receives the result.
+A mixer maps (current weights, alignments) to a proposal; guard rails then bound what is sampled.
+Rank 0 runs them, everyone else receives the result.
 """
 
 from __future__ import annotations
@@ -31,9 +31,11 @@ def alignment_scores(
 ) -> tuple[float, ...]:
     """Alignments brought to one common scale for all domains.
 
-    - `none`: the inner products <g_i, g_target> as they are (the paper's form). Their scale falls with
+    - `none`: the inner products <g_i, g_target> as they are (the paper's form). Their scale falls
+      with
       the gradients through training, so a fixed step size dies out.
-    - `norms`: divided by |g_target| times the mean of |g_i| over the domains. Differences between the
+    - `norms`: divided by |g_target| times the mean of |g_i| over the domains. Differences between
+      the
       domains' own gradient norms, the sign of memorisation, are kept.
     - `standardise`: mean 0 and standard deviation 1 across the domains; all 0 when they are equal.
     """
@@ -65,9 +67,9 @@ def dga(
         raw'     ~ raw^(1 - forgetting) * prior^forgetting * exp(step_size * scores)
         sampled' = (1 - ema_rate) * sampled + ema_rate * raw'
 
-    With `forgetting = 0` this is the paper's mirror-descent step, whose weights only ever accumulate.
-    With `forgetting > 0` raw converges to softmax(log prior + step_size / forgetting * average score),
-    the average being exponential with rate `forgetting`: weight ratios stay within
+    With `forgetting = 0` this is the paper's mirror-descent step, whose weights only ever
+    accumulate. With `forgetting > 0` raw converges to softmax(log prior + step_size / forgetting *
+    average score), the average being exponential with rate `forgetting`: weight ratios stay within
     exp(step_size / forgetting * range of the scores) of the prior's, so it cannot collapse.
 
     Args:
@@ -92,10 +94,10 @@ def dga(
 def with_floor(
     weights: Sequence[float], *, min_weight: float
 ) -> tuple[tuple[float, ...], tuple[int, ...]]:
-    """The nearest weights in which no domain lies below `min_weight`, and which domains were raised.
+    """The nearest weights with no domain below `min_weight`, and the domains that were raised.
 
-    The others are scaled down together, so their ratios stay. A weight of exactly 0 is left at 0: such
-    a domain was switched off by its user.
+    The others are scaled down together, so their ratios stay. A weight of exactly 0 is left at 0:
+    such a domain was switched off by its user.
     """
     held: set[int] = set()
     while True:

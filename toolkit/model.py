@@ -1,4 +1,4 @@
-"""The model: a Llama-style decoder from transformers, seen as one function from tokens to a loss."""
+"""The model: a Llama-style decoder from transformers, as one function from tokens to a loss."""
 
 from __future__ import annotations
 

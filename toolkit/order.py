@@ -1,15 +1,16 @@
 """The one order of a run: which row of which domain is sample number s.
 
 1. `draw_domains`: sample s falls on the point frac(offset + s / golden ratio) of the unit interval,
-   which the weights in effect at s cut into one stretch per domain. The points are a low-discrepancy
-   sequence, so counts follow the weights like quotas, and no state is needed.
-2. `DomainRows`: the n-th draw of a domain takes the n-th row of that domain's own endless order: shards
-   permuted per epoch, a window of a few shards at a time, rows permuted inside the window. Weights
-   decide only when a row's turn comes.
-3. `Order` joins the two and counts draws per domain: its whole state is a sample number and K cursors.
+   which the weights in effect at s cut into one stretch per domain. The points are a
+   low-discrepancy sequence, so counts follow the weights like quotas, and no state is needed.
+2. `DomainRows`: the n-th draw of a domain takes the n-th row of that domain's own endless order:
+   shards permuted per epoch, a window of a few shards at a time, rows permuted inside the window.
+   Weights decide only when a row's turn comes.
+3. `Order` joins the two and counts draws per domain: its whole state is a sample number and K
+   cursors.
 
-The sequence is a function of (shards, seed, weight log). World size, workers, prefetching and restarts
-do not appear here.
+The sequence is a function of (shards, seed, weight log). World size, workers, prefetching and
+restarts do not appear here.
 """
 
 from __future__ import annotations
@@ -30,7 +31,7 @@ UNITS = 1 << 32
 """Weights are drawn in units of 2^-32."""
 
 ROWS_PER_BLOCK = 256
-"""Rows of a domain's order are computed this many at a time."""
+"""Rows of a domain's order are computed at most this many at a time."""
 
 I64 = NDArray[np.int64]
 
@@ -42,26 +43,27 @@ def quota_units(weights: Sequence[float]) -> U64:
     """
     scaled = np.asarray(weights, dtype=np.float64)
     scaled = scaled / scaled.sum() * UNITS
-    units = np.floor(scaled).astype(np.int64)
+    units: I64 = np.floor(scaled).astype(np.int64)
     order = np.argsort(units - scaled, kind="stable")
     positive = order[np.asarray(weights)[order] > 0]
     missing = UNITS - int(units.sum())
     units[positive[:missing]] += 1
-    if int(units.sum()) != UNITS:
-        units[np.argmax(units)] += UNITS - int(units.sum())
+    # What rounding of the floats themselves may leave over.
+    units[np.argmax(units)] += UNITS - int(units.sum())
     return units.astype(np.uint64)
 
 
 def draw_domains(weights: Sequence[float], *, start: int, stop: int, key: int) -> I64:
     """The domain of each sample in [start, stop).
 
-    In any n consecutive samples under constant weights, the count of a domain differs from n times its
-    weight by at most 3 + 1.45 log2(n): n is a sum of at most half as many Fibonacci numbers as it has
-    golden-ratio digits, and each such block is off by at most 2 (Denjoy-Koksma inequality).
+    In any n consecutive samples under constant weights, the count of a domain differs from n times
+    its weight by at most 3 + 1.45 log2(n): n is a sum of at most half as many Fibonacci numbers as
+    it has golden-ratio digits, and each such block is off by at most 2 (Denjoy-Koksma inequality).
     """
     samples = np.arange(start, stop, dtype=np.uint64)
     points = (samples * np.uint64(GOLDEN64) + np.uint64(key)) >> np.uint64(32)
-    return np.searchsorted(np.cumsum(quota_units(weights)), points, side="right").astype(np.int64)
+    ends = np.cumsum(quota_units(weights))
+    return np.searchsorted(ends, points, side="right").astype(np.int64)
 
 
 class DomainRows:
@@ -73,21 +75,24 @@ class DomainRows:
         self._first_rows = np.cumsum(self._rows_per_shard) - self._rows_per_shard
         self._key = key
         self._shards_per_window = shards_per_window
+        # A block of a small domain would otherwise span hundreds of epochs.
+        self._rows_per_block = min(ROWS_PER_BLOCK, self.num_rows)
         self._blocks: OrderedDict[int, I64] = OrderedDict()
 
     def take(self, start: int, stop: int) -> I64:
         """Row ids of the draws [start, stop)."""
-        first_block, last_block = start // ROWS_PER_BLOCK, (stop - 1) // ROWS_PER_BLOCK
-        blocks = [self._block(i) for i in range(first_block, last_block + 1)]
-        rows = blocks[0] if len(blocks) == 1 else np.concatenate(blocks)
-        offset = first_block * ROWS_PER_BLOCK
+        size = self._rows_per_block
+        blocks = [self._block(i) for i in range(start // size, -(-stop // size))]
+        rows = np.concatenate(blocks) if len(blocks) != 1 else blocks[0]
+        offset = start // size * size
         return rows[start - offset : stop - offset]
 
     def _block(self, block: int) -> I64:
         rows = self._blocks.get(block)
         if rows is None:
-            draws = np.arange(block * ROWS_PER_BLOCK, (block + 1) * ROWS_PER_BLOCK, dtype=np.int64)
-            rows = np.empty(ROWS_PER_BLOCK, dtype=np.int64)
+            size = self._rows_per_block
+            draws = np.arange(block * size, (block + 1) * size, dtype=np.int64)
+            rows = np.empty(size, dtype=np.int64)
             epochs = draws // self.num_rows
             for epoch in range(int(epochs[0]), int(epochs[-1]) + 1):
                 mask = epochs == epoch
@@ -139,7 +144,8 @@ class Order:
     """The sequence of samples, taken from the front.
 
     Args:
-        weight_log: shared with whoever makes appointments; consulted for each sample as it is taken.
+        weight_log: shared with whoever makes appointments; consulted for each sample as it is
+        taken.
     """
 
     def __init__(

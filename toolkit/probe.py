@@ -1,8 +1,8 @@
 """Which rows are probed, and this rank's share of them.
 
-Each domain and the target have a cursor of their own over an order of their own, independent of training's.
-A probe is cut into groups of equal size that do not depend on the number of ranks; every rank takes its
-part of each group.
+Each domain and the target have a cursor of their own over an order of their own, independent of
+training's. A probe is cut into groups of equal size that do not depend on the number of ranks;
+every rank takes its part of each group.
 """
 
 from __future__ import annotations

@@ -1,8 +1,8 @@
 """The folder of a run: where things are, and whether a run may be continued in it.
 
-    config.toml     the resolved config          events.jsonl   everything that happened
-    checkpoints/    step-N folders               logs/          one file per rank
-    wandb/          tracking, also offline       lock           held while a run trains here
+config.toml     the resolved config          events.jsonl   everything that happened
+checkpoints/    step-N folders               logs/          one file per rank
+wandb/          tracking, also offline       lock           held while a run trains here
 """
 
 from __future__ import annotations
@@ -10,7 +10,7 @@ from __future__ import annotations
 import fcntl
 import os
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
 from shards.errors import InputError
@@ -74,15 +74,21 @@ def check_same_shards(state: RunState, fingerprints: dict[str, str]) -> None:
 
 
 @contextmanager
-def locked(folder: Path) -> Iterator[None]:
-    """Holds the run's folder for this process; the kernel lets go if it dies.
+def locked(folder: Path) -> Iterator[int]:
+    """Creates the run's folder if need be and holds it; the kernel lets go if this process dies.
+
+    Yields a descriptor: a process that inherits it holds the folder as well.
 
     Raises:
-        InputError: another process holds it.
+        InputError: another process holds it, or it cannot be written.
     """
-    with (folder / LOCK_NAME).open("a") as file:
+    with ExitStack() as stack:
         try:
+            folder.mkdir(parents=True, exist_ok=True)
+            file = stack.enter_context((folder / LOCK_NAME).open("a"))
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
-            raise InputError(f"another process is training in {folder}") from None
-        yield
+            raise InputError(f"run.folder {folder}: another process is training in it") from None
+        except OSError as error:
+            raise InputError(f"run.folder {folder} cannot be written: {error.strerror}") from None
+        yield file.fileno()

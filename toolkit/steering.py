@@ -1,7 +1,7 @@
 """One update of the mixture: measure, propose, broadcast, append.
 
-All ranks measure together; rank 0 alone decides, by a pure function; everyone appends the same entry to
-the weight log, to take effect at a sample that nobody has drawn yet.
+All ranks measure together; rank 0 alone decides, by a pure function; everyone appends the same
+entry to the weight log, to take effect at a sample that nobody has drawn yet.
 """
 
 from __future__ import annotations

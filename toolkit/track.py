@@ -1,7 +1,7 @@
 """What happened, written down: one JSON object per event, and the same numbers in wandb.
 
-The events file is the source of truth and is written on rank 0 alone. wandb is drawn from it; if wandb
-fails, the run goes on without.
+The events file is the source of truth and is written on rank 0 alone. wandb is drawn from it; if
+wandb fails, the run goes on without.
 """
 
 from __future__ import annotations
@@ -30,7 +30,8 @@ class Tracker:
     """Writes events; on ranks other than 0 it does nothing.
 
     Args:
-        events_bytes: how much of an existing events file is kept; what follows belongs to steps that
+        events_bytes: how much of an existing events file is kept; what follows belongs to steps
+        that
             will be taken again.
     """
 

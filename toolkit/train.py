@@ -1,7 +1,7 @@
 """The training loop, on one rank.
 
-Build; resume; then per step: update the mixture if it is due, train on the next global batch, and record,
-evaluate, checkpoint if they are due.
+Build; resume; then per step: update the mixture if it is due, train on the next global batch, and
+record, evaluate, checkpoint if they are due.
 """
 
 from __future__ import annotations

@@ -47,8 +47,8 @@ def check_distribution(weights: Sequence[float], *, name: str) -> None:
 class WeightLog:
     """The appointments of one run, oldest first.
 
-    Only entries that can still matter are kept: the one in effect at the consumed position and those
-    after it. The whole history is in the run's events.
+    Only entries that can still matter are kept: the one in effect at the consumed position and
+    those after it. The whole history is in the run's events.
     """
 
     def __init__(self, entries: Sequence[MixtureWeights]) -> None:
@@ -76,11 +76,13 @@ class WeightLog:
                 f"{self.latest.effective_from}"
             )
         if len(weights.sampled) != len(self.latest.sampled):
-            raise ValueError(f"{len(weights.sampled)} weights for {len(self.latest.sampled)} domains")
+            raise ValueError(
+                f"{len(weights.sampled)} weights for {len(self.latest.sampled)} domains"
+            )
         self._entries.append(weights)
 
     def segments(self, start: int, stop: int) -> Iterator[tuple[int, int, MixtureWeights]]:
-        """Cuts the samples [start, stop) where the weights change: (start, stop, weights) in order."""
+        """Cuts the samples [start, stop) where the weights change: (start, stop, weights)."""
         while start < stop:
             position = self._position(start)
             last = position + 1 == len(self._entries)

@@ -10,7 +10,7 @@ from toolkit.integers import derive_key, mix64, mix64_array, permute
 
 
 def test_mix64_is_splitmix64s_finalizer() -> None:
-    """The first outputs of SplitMix64 seeded with 0 are the finalizer of multiples of its increment."""
+    """SplitMix64 seeded with 0 first returns the finalizer of multiples of its increment."""
     increment = 0x9E3779B97F4A7C15
     assert [mix64(i * increment) for i in (1, 2, 3)] == [
         0xE220A8397B1DCDAF,
@@ -28,7 +28,7 @@ def test_keys_depend_on_order_and_boundaries_of_their_parts() -> None:
     keys = [derive_key(1, 2), derive_key(2, 1), derive_key("ab", "c"), derive_key("a", "bc"),
             derive_key(1), derive_key(1, 0), derive_key()]  # fmt: skip
     assert len(set(keys)) == len(keys)
-    assert derive_key(17, "train", "code") == 0xac54c5e4f5b9f89f
+    assert derive_key(17, "train", "code") == 0xAC54C5E4F5B9F89F
 
 
 @given(st.integers(1, 300), st.integers(0, (1 << 64) - 1))

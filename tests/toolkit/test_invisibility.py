@@ -1,4 +1,4 @@
-"""Law 3: training with probes on and the weights held is bit-identical to training without probes."""
+"""Law 3: training with probes on and the weights held is, to the bit, training without probes."""
 
 from __future__ import annotations
 

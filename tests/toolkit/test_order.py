@@ -23,9 +23,7 @@ def normalised(weights: list[float]) -> tuple[float, ...]:
 
 
 def make_order(log: WeightLog, *, seed: int = 1) -> Order:
-    domains = [
-        DomainRows(rows, key=i + 50, shards_per_window=2) for i, rows in enumerate(SHARDS)
-    ]
+    domains = [DomainRows(rows, key=i + 50, shards_per_window=2) for i, rows in enumerate(SHARDS)]
     return Order(domains, weight_log=log, seed=seed)
 
 
@@ -53,7 +51,20 @@ def test_the_sequence_of_today_is_the_sequence_of_tomorrow() -> None:
     assert pairs(order, 6) == GOLDEN_LATER
 
 
-GOLDEN_START = [(0, 14), (2, 7), (1, 0), (3, 9), (2, 0), (0, 10), (3, 28), (1, 0), (0, 0), (2, 2), (1, 0), (3, 23)]
+GOLDEN_START = [
+    (0, 14),
+    (2, 7),
+    (1, 0),
+    (3, 9),
+    (2, 0),
+    (0, 10),
+    (3, 28),
+    (1, 0),
+    (0, 0),
+    (2, 2),
+    (1, 0),
+    (3, 23),
+]
 GOLDEN_LATER = [(3, 18), (1, 0), (0, 16), (0, 11), (0, 4), (0, 2)]
 
 

@@ -28,7 +28,9 @@ def test_segments_cut_where_weights_change() -> None:
 
 def test_appointments_are_made_in_order() -> None:
     log = WeightLog([entry(0, 1, 0), entry(10, 0, 1)])
-    with pytest.raises(ValueError, match="effective_from 10 is not after the latest appointment, 10"):
+    with pytest.raises(
+        ValueError, match="effective_from 10 is not after the latest appointment, 10"
+    ):
         log.append(entry(10, 1, 0))
     with pytest.raises(ValueError, match="3 weights for 2 domains"):
         log.append(entry(11, 0.2, 0.2, 0.6))
