@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shutil
+import sys
 from pathlib import Path
 
 import torch.distributed as dist
@@ -47,7 +48,7 @@ def load_checkpoint(engine: Engine, *, folder: Path) -> RunState | None:
     """
     chosen: list[str | None] = [None]
     if engine.dp_rank == 0:
-        newest = newest_whole(folder)
+        newest = newest_whole(folder, report=lambda damage: print(damage, file=sys.stderr))
         chosen = [str(newest) if newest else None]
     dist.broadcast_object_list(chosen, src=0)
     if chosen[0] is None:

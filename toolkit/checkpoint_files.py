@@ -11,6 +11,7 @@ from __future__ import annotations
 import json
 import os
 import shutil
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -39,29 +40,40 @@ class RunState:
     """Manifest fingerprint per domain, and of the target as "data.target"."""
 
 
-def newest_whole(folder: Path) -> Path | None:
-    """The newest checkpoint under `folder` whose files are all as they were written."""
-    return next((path for path in checkpoint_folders(folder) if not _damage(path)), None)
+def newest_whole(
+    folder: Path, *, report: Callable[[str], None] = lambda damage: None
+) -> Path | None:
+    """The newest checkpoint under `folder` whose files are all as they were written.
+
+    Newer ones that are damaged are passed over; `report` is told what is wrong with each.
+    """
+    for checkpoint in checkpoint_folders(folder):
+        damage = _damage(checkpoint)
+        if damage is None:
+            return checkpoint
+        report(f"checkpoint {checkpoint} is passed over: {damage}")
+    return None
 
 
 def read_state(checkpoint: Path) -> RunState:
-    """The run state stored in a checkpoint folder."""
-    record = json.loads((checkpoint / MANIFEST_NAME).read_text(encoding="utf-8"))
-    if record["version"] != STATE_VERSION:
-        raise ValueError(
-            f"{checkpoint} is of version {record['version']}, expected {STATE_VERSION}"
-        )
-    return RunState(**record["state"])
+    """The run state stored in a checkpoint folder.
+
+    Raises:
+        ValueError: the manifest is damaged or of another version.
+    """
+    return RunState(**_read_manifest(checkpoint)["state"])
 
 
 def publish(partial: Path, final: Path, state: RunState) -> None:
+    """Makes the files in `partial` the checkpoint `final`, durably, in one rename."""
     files = {}
     for path in sorted(p for p in partial.rglob("*") if p.is_file()):
         files[str(path.relative_to(partial))] = [path.stat().st_size, _hash_file(path)]
         _sync(path)
-    record = {"version": STATE_VERSION, "state": vars(state), "files": files}
+    content = json.dumps({"version": STATE_VERSION, "state": vars(state), "files": files})
     manifest = partial / MANIFEST_NAME
-    manifest.write_text(json.dumps(record) + "\n", encoding="utf-8")
+    # The second line lets the manifest vouch for itself too.
+    manifest.write_text(f"{content}\n{_hash(content)}\n", encoding="utf-8")
     _sync(manifest)
     _sync(partial)
     if final.exists():
@@ -78,17 +90,31 @@ def checkpoint_folders(folder: Path) -> list[Path]:
     return sorted(names, reverse=True)
 
 
+def _read_manifest(checkpoint: Path) -> dict[str, Any]:
+    text = (checkpoint / MANIFEST_NAME).read_text(encoding="utf-8")
+    content, _, digest = text.partition("\n")
+    if digest != f"{_hash(content)}\n":
+        raise ValueError(f"{MANIFEST_NAME} is damaged")
+    manifest: dict[str, Any] = json.loads(content)
+    if manifest["version"] != STATE_VERSION:
+        raise ValueError(f"version {manifest['version']}, expected {STATE_VERSION}")
+    return manifest
+
+
 def _damage(checkpoint: Path) -> str | None:
     """What is wrong with a checkpoint folder, None if nothing is."""
     try:
-        record = json.loads((checkpoint / MANIFEST_NAME).read_text(encoding="utf-8"))
-        for name, (num_bytes, digest) in record["files"].items():
+        for name, (num_bytes, digest) in _read_manifest(checkpoint)["files"].items():
             path = checkpoint / name
             if path.stat().st_size != num_bytes or _hash_file(path) != digest:
-                return f"{path} differs from what was written"
-    except (OSError, ValueError, KeyError) as error:
-        return f"{checkpoint}: {error}"
+                return f"{name} is not as it was written"
+    except (OSError, ValueError) as error:
+        return str(error)
     return None
+
+
+def _hash(text: str) -> str:
+    return xxhash.xxh3_64_hexdigest(text.encode())
 
 
 def _hash_file(path: Path) -> str:
