@@ -5,7 +5,7 @@ TORCH ?= torch==2.13.0
 PIP = $(VENV)/bin/python -m pip --disable-pip-version-check
 STAMP = $(VENV)/installed
 
-.PHONY: install demo check test test-long format clean
+.PHONY: install demo check test test-long docs format clean
 
 install: $(STAMP)
 
@@ -35,6 +35,9 @@ test: install
 
 test-long: install
 	$(VENV)/bin/python -m pytest
+
+docs: install
+	$(VENV)/bin/python -m toolkit.settings > docs/settings.md
 
 format: install
 	$(VENV)/bin/ruff check --fix .

@@ -6,8 +6,9 @@
 2. `DomainRows`: the n-th draw of a domain takes the n-th row of that domain's own endless order:
    shards permuted per epoch, a window of a few shards at a time, rows permuted inside the window.
    Weights decide only when a row's turn comes.
-3. `Order` joins the two and counts draws per domain: its whole state is a sample number and K
-   cursors.
+3. `RowFinder` computes the rows of any draws from many domains at once, each for itself: nothing is
+   drawn ahead, and only the order of the shards is kept.
+4. `Order` joins them and counts draws per domain: its whole state is a sample number and K cursors.
 
 The sequence is a function of (shards, seed, weight log). World size, workers, prefetching and
 restarts do not appear here.
@@ -15,23 +16,26 @@ restarts do not appear here.
 
 from __future__ import annotations
 
-from collections import OrderedDict
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import KW_ONLY, dataclass
+from functools import lru_cache
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from toolkit.integers import GOLDEN64, U64, derive_key, mix64_array, permute
+from toolkit.integers import (
+    GOLDEN64,
+    NUM_FEISTEL_ROUNDS,
+    U64,
+    derive_key,
+    mix64_array,
+)
 from toolkit.weights import WeightLog
 
 STATE_VERSION = 1
 UNITS = 1 << 32
 """Weights are drawn in units of 2^-32."""
-
-ROWS_PER_BLOCK = 256
-"""Rows of a domain's order are computed at most this many at a time."""
 
 I64 = NDArray[np.int64]
 
@@ -53,7 +57,13 @@ def quota_units(weights: Sequence[float]) -> U64:
     return units.astype(np.uint64)
 
 
-def draw_domains(weights: Sequence[float], *, start: int, stop: int, key: int) -> I64:
+@lru_cache(maxsize=2)
+def _quota_ends(weights: tuple[float, ...]) -> U64:
+    """Where each domain's stretch ends. Kept: weights change rarely, and thousands take long."""
+    return np.cumsum(quota_units(weights))
+
+
+def draw_domains(weights: tuple[float, ...], *, start: int, stop: int, key: int) -> I64:
     """The domain of each sample in [start, stop).
 
     In any n consecutive samples under constant weights, the count of a domain differs from n times
@@ -62,68 +72,115 @@ def draw_domains(weights: Sequence[float], *, start: int, stop: int, key: int) -
     """
     samples = np.arange(start, stop, dtype=np.uint64)
     points = (samples * np.uint64(GOLDEN64) + np.uint64(key)) >> np.uint64(32)
-    ends = np.cumsum(quota_units(weights))
-    return np.searchsorted(ends, points, side="right").astype(np.int64)
+    return np.searchsorted(_quota_ends(weights), points, side="right").astype(np.int64)
 
 
+@dataclass(frozen=True)
 class DomainRows:
     """One domain's endless order of its own rows, addressed by draw number."""
 
-    def __init__(self, rows_per_shard: Sequence[int], *, key: int, shards_per_window: int) -> None:
-        self.num_rows = sum(rows_per_shard)
-        self._rows_per_shard = np.asarray(rows_per_shard, dtype=np.int64)
-        self._first_rows = np.cumsum(self._rows_per_shard) - self._rows_per_shard
-        self._key = key
-        self._shards_per_window = shards_per_window
-        # A block of a small domain would otherwise span hundreds of epochs.
-        self._rows_per_block = min(ROWS_PER_BLOCK, self.num_rows)
-        self._blocks: OrderedDict[int, I64] = OrderedDict()
+    rows_per_shard: Sequence[int]
+    _: KW_ONLY
+    key: int
+    shards_per_window: int
 
     def take(self, start: int, stop: int) -> I64:
         """Row ids of the draws [start, stop)."""
-        size = self._rows_per_block
-        blocks = [self._block(i) for i in range(start // size, -(-stop // size))]
-        rows = np.concatenate(blocks) if len(blocks) != 1 else blocks[0]
-        offset = start // size * size
-        return rows[start - offset : stop - offset]
+        draws = np.arange(start, stop, dtype=np.int64)
+        return RowFinder([self]).find(np.zeros_like(draws), draws)
 
-    def _block(self, block: int) -> I64:
-        rows = self._blocks.get(block)
-        if rows is None:
-            size = self._rows_per_block
-            draws = np.arange(block * size, (block + 1) * size, dtype=np.int64)
-            rows = np.empty(size, dtype=np.int64)
-            epochs = draws // self.num_rows
-            for epoch in range(int(epochs[0]), int(epochs[-1]) + 1):
-                mask = epochs == epoch
-                rows[mask] = self._rows_of_epoch(epoch, draws[mask] % self.num_rows)
-            self._blocks[block] = rows
-            if len(self._blocks) > 2:
-                self._blocks.popitem(last=False)
-        return rows
 
-    def _rows_of_epoch(self, epoch: int, positions: I64) -> I64:
-        """Row ids at `positions` of one epoch's permutation of all rows."""
-        epoch_key = derive_key(self._key, epoch)
-        shard_ids = np.arange(len(self._rows_per_shard), dtype=np.uint64)
-        shards = np.argsort(mix64_array(shard_ids * np.uint64(GOLDEN64) + np.uint64(epoch_key)),
-                            kind="stable")  # fmt: skip
-        ends = np.cumsum(self._rows_per_shard[shards])
-        starts = ends - self._rows_per_shard[shards]
-        window_starts = starts[:: self._shards_per_window]
-        windows = np.searchsorted(window_starts, positions, side="right") - 1
-        places = np.empty_like(positions)
-        for window in np.unique(windows):
-            mask = windows == window
-            first = int(window_starts[window])
-            is_last = window + 1 == len(window_starts)
-            size = (self.num_rows if is_last else int(window_starts[window + 1])) - first
-            inside = (positions[mask] - first).astype(np.uint64)
-            key = derive_key(epoch_key, int(window))
-            places[mask] = permute(inside, size=size, key=key).astype(np.int64) + first
-        slots = np.searchsorted(ends, places, side="right")
-        rows: I64 = self._first_rows[shards[slots]] + places - starts[slots]
-        return rows
+class RowFinder:
+    """Finds the rows of draws from several domains in their `DomainRows`.
+
+    The domains lie side by side on one line of places, one place per row: each domain's shards in
+    the order of the epoch that it is in, end to end. So one binary search finds the shard of a
+    place, whatever its domain.
+    """
+
+    def __init__(self, domains: Sequence[DomainRows]) -> None:
+        self._domains = tuple(domains)
+        self._num_rows = np.array([sum(d.rows_per_shard) for d in domains], dtype=np.int64)
+        num_shards = [len(d.rows_per_shard) for d in domains]
+        self._slots = np.cumsum([0, *num_shards])
+        """Domain i has the shard slots [_slots[i], _slots[i + 1])."""
+        self._shards_per_window = np.array([d.shards_per_window for d in domains], dtype=np.int64)
+        first_places = np.cumsum(self._num_rows) - self._num_rows
+        self._epochs = np.full(len(domains), -1)
+        self._epoch_keys = np.zeros(len(domains), dtype=np.uint64)
+        self._places = np.append(np.repeat(first_places, num_shards), self._num_rows.sum())
+        """Where the shard in each slot starts."""
+        self._rows = np.zeros(self._slots[-1], dtype=np.int64)
+        """The first row, within its domain, of the shard in each slot."""
+
+    def find(self, domains: I64, draws: I64) -> I64:
+        """The row of each draw of a domain; the draws of one domain ascend."""
+        epochs, positions = np.divmod(draws, self._num_rows[domains])
+        rows = np.empty_like(draws)
+        left = np.arange(len(draws))
+        while True:
+            is_now = epochs[left] == self._epochs[domains[left]]
+            now, left = left[is_now], left[~is_now]
+            rows[now] = self._find_now(domains[now], positions[now])
+            if not len(left):
+                return rows
+            turning, first = np.unique(domains[left], return_index=True)
+            for domain, epoch in zip(turning.tolist(), epochs[left[first]].tolist(), strict=True):
+                self._turn(domain, epoch)
+
+    def _turn(self, domain: int, epoch: int) -> None:
+        """Puts the shards of one domain in the order of an epoch."""
+        order = self._domains[domain]
+        rows_per_shard = np.asarray(order.rows_per_shard, dtype=np.int64)
+        key = derive_key(order.key, epoch)
+        shard_ids = np.arange(len(rows_per_shard), dtype=np.uint64)
+        hashes = mix64_array(shard_ids * np.uint64(GOLDEN64) + np.uint64(key))
+        shards = np.argsort(hashes, kind="stable")
+        ends = np.cumsum(rows_per_shard[shards])
+        slots = slice(self._slots[domain], self._slots[domain + 1])
+        self._places[slots] = self._places[slots.start] + ends - rows_per_shard[shards]
+        self._rows[slots] = (np.cumsum(rows_per_shard) - rows_per_shard)[shards]
+        self._epochs[domain], self._epoch_keys[domain] = epoch, key
+
+    def _find_now(self, domains: I64, positions: I64) -> I64:
+        """Row ids at `positions` of the permutation of all rows that each domain's epoch is."""
+        first_slots = self._slots[domains]
+        places = self._places[first_slots] + positions
+        slots = np.searchsorted(self._places, places, side="right") - 1
+        size = self._shards_per_window[domains]
+        windows = (slots - first_slots) // size
+        starts = self._places[first_slots + windows * size]
+        ends = self._places[np.minimum(first_slots + (windows + 1) * size, self._slots[domains + 1])]
+        keys = _derive_keys(self._epoch_keys[domains], windows.astype(np.uint64))
+        places = starts + _permute(places - starts, sizes=ends - starts, keys=keys)
+        slots = np.searchsorted(self._places, places, side="right") - 1
+        return self._rows[slots] + places - self._places[slots]
+
+
+def _derive_keys(keys: U64, parts: U64) -> U64:
+    """`derive_key` of each key and part."""
+    golden = np.uint64(GOLDEN64)
+    outer = mix64_array(mix64_array(keys) + golden)
+    return mix64_array(outer * golden + mix64_array(parts) + golden)
+
+
+def _permute(indices: I64, *, sizes: I64, keys: U64) -> I64:
+    """`permute` of each index, with a size and a key of its own."""
+    num_bits = np.frexp(sizes - 1)[1]
+    half_bits = np.maximum(1, (num_bits + 1) // 2).astype(np.uint64)
+    half_masks = (np.uint64(1) << half_bits) - np.uint64(1)
+    rounds = np.arange(NUM_FEISTEL_ROUNDS, dtype=np.uint64)
+    round_keys = _derive_keys(keys, rounds[:, None])
+    values = indices.astype(np.uint64)
+    outside = np.arange(len(values))
+    while len(outside):
+        bits, mask = half_bits[outside], half_masks[outside]
+        left, right = values[outside] >> bits, values[outside] & mask
+        for keys in round_keys[:, outside]:
+            left, right = right, left ^ (mix64_array(right ^ keys) & mask)
+        values[outside] = (left << bits) | right
+        outside = outside[values[outside] >= sizes[outside].astype(np.uint64)]
+    return values.astype(np.int64)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -155,12 +212,12 @@ class Order:
         weight_log: WeightLog,
         seed: int,
     ) -> None:
-        self._domains = tuple(domains)
+        self._finder = RowFinder(domains)
         self._weight_log = weight_log
         self._key = derive_key(seed, "quota")
         self.num_samples = 0
         """Samples taken so far."""
-        self.cursors = np.zeros(len(self._domains), dtype=np.int64)
+        self.cursors = np.zeros(len(domains), dtype=np.int64)
         """Draws made from each domain so far, over all epochs."""
 
     def take(self, num_samples: int) -> RowKeys:
@@ -172,15 +229,13 @@ class Order:
                 for first, last, weights in self._weight_log.segments(start, stop)
             ]
         )
-        rows = np.empty(num_samples, dtype=np.int64)
-        by_domain = np.argsort(domains, kind="stable")
-        drawn, counts = np.unique(domains, return_counts=True)
-        end = 0
-        for domain, count in zip(drawn.tolist(), counts.tolist(), strict=True):
-            cursor = int(self.cursors[domain])
-            rows[by_domain[end : end + count]] = self._domains[domain].take(cursor, cursor + count)
-            end += count
-        self.cursors[drawn] += counts
+        counts = np.bincount(domains, minlength=len(self.cursors))
+        places = np.empty_like(domains)
+        places[np.argsort(domains, kind="stable")] = np.arange(num_samples)
+        earlier = np.cumsum(counts) - counts
+        draws = self.cursors[domains] + places - earlier[domains]
+        rows = self._finder.find(domains, draws)
+        self.cursors += counts
         self.num_samples = stop
         return RowKeys(domains=domains, rows=rows)
 
@@ -194,8 +249,8 @@ class Order:
     def load_state_dict(self, state: dict[str, Any]) -> None:
         if state["version"] != STATE_VERSION:
             raise ValueError(f"order state of version {state['version']}, expected {STATE_VERSION}")
-        if len(state["cursors"]) != len(self._domains):
-            raise ValueError(f"{len(state['cursors'])} cursors for {len(self._domains)} domains")
+        if len(state["cursors"]) != len(self.cursors):
+            raise ValueError(f"{len(state['cursors'])} cursors for {len(self.cursors)} domains")
         self.num_samples = state["num_samples"]
         self.cursors = np.asarray(state["cursors"], dtype=np.int64)
 
