@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import sys
 import time
+from collections.abc import Sequence
 from pathlib import Path
 
 from launch.demo_corpus import TARGET, build_corpus
@@ -24,29 +25,31 @@ VOCAB_SIZE = 2048
 ROW_LENGTH = 64
 
 
-def run_demo(folder: Path) -> int:
-    """Prepares the data under `folder`, trains both runs there, and shows the comparison."""
+def run_demo(folder: Path, *, overrides: Sequence[str] = ()) -> int:
+    """Prepares the data under `folder`, trains both runs there, and shows the comparison.
+
+    Args:
+        overrides: `section.key=value`, for both runs.
+    """
+    configs = [demo_config(folder, mixer=mixer, overrides=overrides) for mixer in ("dga", "fixed")]
     started = time.monotonic()
     _say("1/3 text, tokenizer and shards of the Python installation")
-    prepare_shards(folder)
-    for step, mixer in (("2/3", "dga"), ("3/3", "fixed")):
-        config = demo_config(folder, mixer=mixer)
-        steering = "steered by DGA" if mixer == "dga" else "fixed uniform weights"
-        _say(
-            f"{step} train {config.run.num_steps} steps on {config.run.num_ranks} ranks, {steering}"
-        )
+    prepare_shards(folder, names=[*configs[0].domains, TARGET])
+    for config, what in zip(
+        configs, ("2/3 train, steered by DGA", "3/3 train, fixed weights"), strict=True
+    ):
+        _say(f"{what}: {config.run.num_steps} steps on {config.run.num_ranks} ranks")
         code = train_here(config, is_quiet=True)
         if code != OK:
             return code
     _say(f"done after {time.monotonic() - started:.0f} s")
-    dga, fixed = (demo_config(folder, mixer=mixer).run.folder for mixer in ("dga", "fixed"))
+    dga, fixed = (config.run.folder for config in configs)
     show_run(dga, baseline=fixed, picture=folder / "mixture.png")
     return OK
 
 
-def prepare_shards(folder: Path) -> None:
-    """Text, tokenizer and one shard folder per domain under `folder`, unless they exist."""
-    names = [*demo_config(folder, mixer="dga").domains, TARGET]
+def prepare_shards(folder: Path, *, names: Sequence[str]) -> None:
+    """Text, tokenizer and one shard folder per name under `folder`, unless they exist."""
     shard_folders = {name: folder / "shards" / name for name in names}
     if all((path / MANIFEST_NAME).exists() for path in shard_folders.values()):
         return
@@ -65,10 +68,9 @@ def prepare_shards(folder: Path) -> None:
             )
 
 
-def demo_config(folder: Path, *, mixer: str) -> RunConfig:
+def demo_config(folder: Path, *, mixer: str, overrides: Sequence[str] = ()) -> RunConfig:
     """The demo's config with its paths under `folder`, one run folder per mixer."""
-    own = Path(__file__).parent / "configs" / "demo.toml"
-    path = own if own.exists() else Path(__file__).parent.parent / "configs" / "demo.toml"
+    path = Path(__file__).parents[1] / "configs" / "demo.toml"
     config = load_config(path)
     paths = {name: folder / "shards" / name for name in config.domains}
     return load_config(
@@ -79,6 +81,7 @@ def demo_config(folder: Path, *, mixer: str) -> RunConfig:
             f"data.tokenizer={folder / 'tokenizer.model'}",
             f"data.target={folder / 'shards' / TARGET}",
             *(f"domains.{name}.path={path}" for name, path in paths.items()),
+            *overrides,
         ],
     )
 

@@ -34,7 +34,7 @@ def replaced(text: str, changes: dict[str, str]) -> str:
 
 
 def test_own_text_block_of_the_readme(tmp_path: Path) -> None:
-    """As a reader would run it, but for the sizes: a few hundred lines, a small model, few steps."""
+    """As a reader would run it, but for the sizes: little text, a small model, few steps."""
     for name, domain in [("code", "tools"), ("prose", "fruit"), ("target", "target")]:
         folder = tmp_path / "text" / name
         folder.mkdir(parents=True)

@@ -26,7 +26,7 @@ import torch
 import torch.distributed as dist
 from torch import Tensor, nn
 
-from toolkit.engine import Engine
+from toolkit.engine import Engine, full_numel
 
 BUCKET_NUMEL = 1 << 24
 """Elements of one reduction; a larger parameter has a bucket of its own."""
@@ -82,13 +82,11 @@ class GradientSlicer:
     zeros. A slice is this rank's chunks of all parameters, end to end: `slice_numel` elements.
     """
 
-    def __init__(
-        self, parameters: Sequence[nn.Parameter], *, bucket_numel: int = BUCKET_NUMEL
-    ) -> None:
+    def __init__(self, parameters: Sequence[nn.Parameter], *, bucket_numel: int) -> None:
         self._world_size = dist.get_world_size()
         # Gradients appear roughly in reverse order of registration.
         self._parameters = tuple(reversed(parameters))
-        self._numels = [_full_numel(p) for p in self._parameters]
+        self._numels = [full_numel(p) for p in self._parameters]
         self._chunks = [-(-numel // self._world_size) for numel in self._numels]
         self._buckets = _cut_into_buckets(self._chunks, limit=bucket_numel // self._world_size)
         self.slice_numel = sum(self._chunks)
@@ -191,20 +189,19 @@ def _cut_into_buckets(chunks: Sequence[int], *, limit: int) -> list[_Bucket]:
     return buckets
 
 
-def _full_numel(parameter: nn.Parameter) -> int:
-    # Under ZeRO-3 a parameter is empty between uses; DeepSpeed notes its true size here.
-    return int(getattr(parameter, "ds_numel", parameter.numel()))
-
-
 def measure_alignment(
-    engine: Engine, *, target: ProbeRows, domains: Sequence[ProbeRows]
+    engine: Engine,
+    *,
+    target: ProbeRows,
+    domains: Sequence[ProbeRows],
+    bucket_numel: int = BUCKET_NUMEL,
 ) -> Alignment:
     """The alignment of every domain with the target at the current parameters.
 
     Training does not notice: parameters, optimizer, gradients, counters and generators are
     untouched. Collective: every rank passes its own share of the same probes.
     """
-    slicer = GradientSlicer(engine.parameters)
+    slicer = GradientSlicer(engine.parameters, bucket_numel=bucket_numel)
     target_slice = torch.zeros(slicer.slice_numel, dtype=torch.float32, device=engine.device)
     num_groups = len(target.groups_BT)
 

@@ -13,7 +13,8 @@ from pydantic import BaseModel, ValidationError
 from pydantic.fields import FieldInfo
 
 from shards.errors import InputError
-from toolkit.config import DomainSection, RunConfig, check_together
+from toolkit.config import DomainSection, RunConfig
+from toolkit.config_rules import check_together
 
 if sys.version_info >= (3, 11):
     import tomllib

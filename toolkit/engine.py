@@ -53,6 +53,11 @@ class Engine:
         return [p for p in self.module.parameters() if p.requires_grad]
 
     @property
+    def num_parameters(self) -> int:
+        """Trained parameters over all ranks."""
+        return sum(full_numel(parameter) for parameter in self.parameters)
+
+    @property
     def learning_rate(self) -> float:
         """The learning rate of the step taken next."""
         return float(self._engine.get_lr()[0])
@@ -101,6 +106,12 @@ class Engine:
     def close(self) -> None:
         """Releases DeepSpeed's hooks and buffers."""
         self._engine.destroy()
+
+
+def full_numel(parameter: nn.Parameter) -> int:
+    """Elements of a parameter as the model knows it."""
+    # Under ZeRO-3 a parameter is empty between uses; DeepSpeed notes its true size here.
+    return int(getattr(parameter, "ds_numel", parameter.numel()))
 
 
 def local_device() -> torch.device:

@@ -18,20 +18,13 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import KW_ONLY, dataclass
-from functools import lru_cache
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from toolkit.integers import (
-    GOLDEN64,
-    NUM_FEISTEL_ROUNDS,
-    U64,
-    derive_key,
-    mix64_array,
-)
-from toolkit.weights import WeightLog
+from toolkit.integers import GOLDEN64, NUM_FEISTEL_ROUNDS, U64, derive_key, mix64_array
+from toolkit.weights import MixtureWeights, WeightLog
 
 STATE_VERSION = 1
 UNITS = 1 << 32
@@ -57,22 +50,16 @@ def quota_units(weights: Sequence[float]) -> U64:
     return units.astype(np.uint64)
 
 
-@lru_cache(maxsize=2)
-def _quota_ends(weights: tuple[float, ...]) -> U64:
-    """Where each domain's stretch ends. Kept: weights change rarely, and thousands take long."""
-    return np.cumsum(quota_units(weights))
+def draw_domains(units: U64, *, start: int, stop: int, key: int) -> I64:
+    """The domain of each sample in [start, stop), under weights in `units` of 2^-32.
 
-
-def draw_domains(weights: tuple[float, ...], *, start: int, stop: int, key: int) -> I64:
-    """The domain of each sample in [start, stop).
-
-    In any n consecutive samples under constant weights, the count of a domain differs from n times
-    its weight by at most 3 + 1.45 log2(n): n is a sum of at most half as many Fibonacci numbers as
-    it has golden-ratio digits, and each such block is off by at most 2 (Denjoy-Koksma inequality).
+    In any n consecutive samples the count of a domain differs from n times its weight by at most
+    3 + 1.45 log2(n): n is a sum of at most half as many Fibonacci numbers as it has golden-ratio
+    digits, and each such block is off by at most 2 (Denjoy-Koksma inequality).
     """
     samples = np.arange(start, stop, dtype=np.uint64)
     points = (samples * np.uint64(GOLDEN64) + np.uint64(key)) >> np.uint64(32)
-    return np.searchsorted(_quota_ends(weights), points, side="right").astype(np.int64)
+    return np.searchsorted(np.cumsum(units), points, side="right").astype(np.int64)
 
 
 @dataclass(frozen=True)
@@ -109,16 +96,17 @@ class RowFinder:
         self._epochs = np.full(len(domains), -1)
         self._epoch_keys = np.zeros(len(domains), dtype=np.uint64)
         self._places = np.append(np.repeat(first_places, num_shards), self._num_rows.sum())
-        """Where the shard in each slot starts."""
+        """Where the shard in each slot starts, and where the last one ends."""
         self._rows = np.zeros(self._slots[-1], dtype=np.int64)
         """The first row, within its domain, of the shard in each slot."""
 
     def find(self, domains: I64, draws: I64) -> I64:
-        """The row of each draw of a domain; the draws of one domain ascend."""
+        """Row ids: for each i, the row that draw number `draws[i]` of `domains[i]` takes."""
         epochs, positions = np.divmod(draws, self._num_rows[domains])
         rows = np.empty_like(draws)
         left = np.arange(len(draws))
         while True:
+            # A domain may run through epochs within one call: what lies in later ones waits.
             is_now = epochs[left] == self._epochs[domains[left]]
             now, left = left[is_now], left[~is_now]
             rows[now] = self._find_now(domains[now], positions[now])
@@ -130,9 +118,8 @@ class RowFinder:
 
     def _turn(self, domain: int, epoch: int) -> None:
         """Puts the shards of one domain in the order of an epoch."""
-        order = self._domains[domain]
-        rows_per_shard = np.asarray(order.rows_per_shard, dtype=np.int64)
-        key = derive_key(order.key, epoch)
+        rows_per_shard = np.array(self._domains[domain].rows_per_shard, dtype=np.int64)
+        key = derive_key(self._domains[domain].key, epoch)
         shard_ids = np.arange(len(rows_per_shard), dtype=np.uint64)
         hashes = mix64_array(shard_ids * np.uint64(GOLDEN64) + np.uint64(key))
         shards = np.argsort(hashes, kind="stable")
@@ -143,18 +130,21 @@ class RowFinder:
         self._epochs[domain], self._epoch_keys[domain] = epoch, key
 
     def _find_now(self, domains: I64, positions: I64) -> I64:
-        """Row ids at `positions` of the permutation of all rows that each domain's epoch is."""
-        first_slots = self._slots[domains]
+        """Row ids at `positions` of the epochs that the domains are in."""
+        first_slots, end_slots = self._slots[domains], self._slots[domains + 1]
         places = self._places[first_slots] + positions
-        slots = np.searchsorted(self._places, places, side="right") - 1
-        size = self._shards_per_window[domains]
-        windows = (slots - first_slots) // size
-        starts = self._places[first_slots + windows * size]
-        ends = self._places[np.minimum(first_slots + (windows + 1) * size, self._slots[domains + 1])]
+        num_slots = self._shards_per_window[domains]
+        windows = (self._slots_of(places) - first_slots) // num_slots
+        starts = self._places[first_slots + windows * num_slots]
+        ends = self._places[np.minimum(first_slots + (windows + 1) * num_slots, end_slots)]
         keys = _derive_keys(self._epoch_keys[domains], windows.astype(np.uint64))
         places = starts + _permute(places - starts, sizes=ends - starts, keys=keys)
-        slots = np.searchsorted(self._places, places, side="right") - 1
-        return self._rows[slots] + places - self._places[slots]
+        slots = self._slots_of(places)
+        rows: I64 = self._rows[slots] + places - self._places[slots]
+        return rows
+
+    def _slots_of(self, places: I64) -> I64:
+        return np.searchsorted(self._places, places, side="right") - 1
 
 
 def _derive_keys(keys: U64, parts: U64) -> U64:
@@ -166,20 +156,22 @@ def _derive_keys(keys: U64, parts: U64) -> U64:
 
 def _permute(indices: I64, *, sizes: I64, keys: U64) -> I64:
     """`permute` of each index, with a size and a key of its own."""
-    num_bits = np.frexp(sizes - 1)[1]
-    half_bits = np.maximum(1, (num_bits + 1) // 2).astype(np.uint64)
+    # The exponent of a float is the number of bits of a whole number.
+    half_bits = np.maximum(1, (np.frexp(sizes - 1)[1] + 1) // 2).astype(np.uint64)
     half_masks = (np.uint64(1) << half_bits) - np.uint64(1)
     rounds = np.arange(NUM_FEISTEL_ROUNDS, dtype=np.uint64)
     round_keys = _derive_keys(keys, rounds[:, None])
+    limits = sizes.astype(np.uint64)
     values = indices.astype(np.uint64)
     outside = np.arange(len(values))
     while len(outside):
-        bits, mask = half_bits[outside], half_masks[outside]
-        left, right = values[outside] >> bits, values[outside] & mask
-        for keys in round_keys[:, outside]:
-            left, right = right, left ^ (mix64_array(right ^ keys) & mask)
-        values[outside] = (left << bits) | right
-        outside = outside[values[outside] >= sizes[outside].astype(np.uint64)]
+        bits, mask, inputs = half_bits[outside], half_masks[outside], values[outside]
+        left, right = inputs >> bits, inputs & mask
+        for round_key in round_keys[:, outside]:
+            left, right = right, left ^ (mix64_array(right ^ round_key) & mask)
+        outputs = (left << bits) | right
+        values[outside] = outputs
+        outside = outside[outputs >= limits[outside]]
     return values.astype(np.int64)
 
 
@@ -215,6 +207,7 @@ class Order:
         self._finder = RowFinder(domains)
         self._weight_log = weight_log
         self._key = derive_key(seed, "quota")
+        self._units: tuple[MixtureWeights | None, U64] = None, np.empty(0, dtype=np.uint64)
         self.num_samples = 0
         """Samples taken so far."""
         self.cursors = np.zeros(len(domains), dtype=np.int64)
@@ -225,19 +218,26 @@ class Order:
         start, stop = self.num_samples, self.num_samples + num_samples
         domains = np.concatenate(
             [
-                draw_domains(weights.sampled, start=first, stop=last, key=self._key)
+                draw_domains(self._units_of(weights), start=first, stop=last, key=self._key)
                 for first, last, weights in self._weight_log.segments(start, stop)
             ]
         )
+        # Sorted by domain, each search starts where the last one ended.
+        by_domain = np.argsort(domains, kind="stable")
         counts = np.bincount(domains, minlength=len(self.cursors))
-        places = np.empty_like(domains)
-        places[np.argsort(domains, kind="stable")] = np.arange(num_samples)
-        earlier = np.cumsum(counts) - counts
-        draws = self.cursors[domains] + places - earlier[domains]
-        rows = self._finder.find(domains, draws)
+        nth = np.arange(num_samples) - np.repeat(np.cumsum(counts) - counts, counts)
+        sorted_domains = domains[by_domain]
+        rows = np.empty_like(domains)
+        rows[by_domain] = self._finder.find(sorted_domains, self.cursors[sorted_domains] + nth)
         self.cursors += counts
         self.num_samples = stop
         return RowKeys(domains=domains, rows=rows)
+
+    def _units_of(self, weights: MixtureWeights) -> U64:
+        """Kept, because weights rarely change and rounding thousands of them takes long."""
+        if weights is not self._units[0]:
+            self._units = weights, quota_units(weights.sampled)
+        return self._units[1]
 
     def state_dict(self) -> dict[str, Any]:
         return {

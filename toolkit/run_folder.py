@@ -15,8 +15,9 @@ from pathlib import Path
 
 from shards.errors import InputError
 from toolkit.checkpoint_files import RunState, newest_whole, read_state
-from toolkit.config import RunConfig, meaning_changes
+from toolkit.config import RunConfig
 from toolkit.config_file import dump_config, load_config
+from toolkit.config_rules import meaning_changes
 from toolkit.inputs import RunInputs
 
 CONFIG_NAME = "config.toml"

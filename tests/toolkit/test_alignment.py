@@ -11,8 +11,7 @@ import torch
 from ranks import run_on_ranks
 from torch import Tensor, nn
 
-from toolkit import alignment
-from toolkit.alignment import Alignment, ProbeRows, measure_alignment
+from toolkit.alignment import Alignment, GradientSlicer, ProbeRows, measure_alignment
 from toolkit.config import ModelSection
 from toolkit.engine import Engine
 from toolkit.model import build_model
@@ -62,7 +61,6 @@ def measure_on_rank(
     zero_stage: int, precision: str, num_micro_batches: int, tied: bool, bucket_numel: int
 ) -> Alignment:
     world_size = torch.distributed.get_world_size()
-    alignment.BUCKET_NUMEL = bucket_numel
     engine = Engine(
         make_model(tied=tied),
         deepspeed_config={
@@ -77,7 +75,7 @@ def measure_on_rank(
     *domains, target = [
         share(rows, rank=engine.dp_rank, world_size=world_size) for rows in probe_rows()
     ]
-    result = measure_alignment(engine, target=target, domains=domains)
+    result = measure_alignment(engine, target=target, domains=domains, bucket_numel=bucket_numel)
     engine.close()
     return result
 
@@ -163,7 +161,7 @@ def largest_kept_on_rank() -> tuple[int, int]:
     """Elements of the largest single tensor that the slicer hands over, and of a whole gradient."""
     model = make_model(tied=True)
     parameters = list(model.parameters())
-    slicer = alignment.GradientSlicer(parameters, bucket_numel=1000)
+    slicer = GradientSlicer(parameters, bucket_numel=1000)
     sizes: list[int] = []
     loss = model(probe_rows()[0][0])
     slicer.backward(loss, lambda offset, part: sizes.append(part.numel()))

@@ -10,8 +10,9 @@ import pytest
 from tiny import tiny_config, tiny_tree
 
 from shards.errors import InputError
-from toolkit.config import DomainSection, RunConfig, meaning_changes
+from toolkit.config import DomainSection, RunConfig
 from toolkit.config_file import dump_config, load_config, parse_config
+from toolkit.config_rules import meaning_changes
 from toolkit.deepspeed_config import deepspeed_config
 
 ROOT = Path(__file__).parents[2]

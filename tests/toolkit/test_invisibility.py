@@ -13,7 +13,7 @@ from tiny import tiny_config
 
 from toolkit.config import RunConfig
 from toolkit.inputs import load_inputs
-from toolkit.train import TrainingRun
+from toolkit.training_run import TrainingRun
 
 NUM_STEPS = 20
 
@@ -97,6 +97,7 @@ def test_probes_leave_no_trace(
         states[mixer] = run_on_ranks(2, everything_after, config)
     for without, with_probes in zip(states["fixed"], states["observe"], strict=True):
         assert (without.pop("num_updates"), with_probes.pop("num_updates")) == (0, 5)
+        assert all(with_probes["modes"]), "a module was left in evaluation mode"
         assert_same(without, with_probes)
 
 

@@ -9,7 +9,16 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from toolkit.order import UNITS, DomainRows, Order, build_domain_rows, draw_domains, quota_units
+from toolkit.integers import GOLDEN64, derive_key, mix64, permute
+from toolkit.order import (
+    UNITS,
+    DomainRows,
+    Order,
+    RowFinder,
+    build_domain_rows,
+    draw_domains,
+    quota_units,
+)
 from toolkit.weights import MixtureWeights, WeightLog
 
 SHARDS = [[5, 3, 9], [1], [4, 4, 4, 4, 2], [40]]
@@ -83,7 +92,8 @@ def test_counts_follow_the_weights_at_every_prefix(
 ) -> None:
     num_samples = 3000
     shares = np.array(normalised(weights))
-    domains = draw_domains(tuple(shares), start=start, stop=start + num_samples, key=key)
+    units = quota_units(tuple(shares))
+    domains = draw_domains(units, start=start, stop=start + num_samples, key=key)
     drawn = np.cumsum(domains[:, None] == np.arange(len(weights)), axis=0)
     n = np.arange(1, num_samples + 1)
     bound = 3 + 1.45 * np.log2(n)
@@ -94,7 +104,8 @@ def test_counts_follow_the_weights_at_every_prefix(
 def test_a_domain_of_weight_zero_is_never_drawn(weights: list[float], start: int) -> None:
     weights[0] = 0.0
     if sum(weights) > 0:
-        assert 0 not in draw_domains(normalised(weights), start=start, stop=start + 500, key=3)
+        units = quota_units(normalised(weights))
+        assert 0 not in draw_domains(units, start=start, stop=start + 500, key=3)
 
 
 @given(
@@ -110,6 +121,50 @@ def test_every_epoch_is_a_permutation(shards: list[int], key: int, window: int) 
         assert sorted(epoch) == list(range(total))
     if total > 20:
         assert epochs[0] != epochs[1]
+
+
+def row_of_draw(domain: DomainRows, draw: int) -> int:
+    """The definition of a domain's order, in plain loops."""
+    epoch, place = divmod(draw, sum(domain.rows_per_shard))
+    epoch_key = derive_key(domain.key, epoch)
+    shards = sorted(
+        range(len(domain.rows_per_shard)), key=lambda shard: mix64(shard * GOLDEN64 + epoch_key)
+    )
+    for window in range(len(shards)):
+        inside = shards[window * domain.shards_per_window :][: domain.shards_per_window]
+        rows = [
+            sum(domain.rows_per_shard[:shard]) + row
+            for shard in inside
+            for row in range(domain.rows_per_shard[shard])
+        ]
+        if place < len(rows):
+            key = derive_key(epoch_key, window)
+            index = permute(np.array([place], dtype=np.uint64), size=len(rows), key=key)
+            return rows[int(index[0])]
+        place -= len(rows)
+    raise AssertionError("the place lies past the epoch")
+
+
+domains_of_any_shape = st.lists(
+    st.builds(
+        DomainRows,
+        st.lists(st.integers(0, 40), min_size=1, max_size=7).filter(any),
+        key=st.integers(0, (1 << 64) - 1),
+        shards_per_window=st.integers(1, 4),
+    ),
+    min_size=1,
+    max_size=4,
+)
+
+
+@given(domains_of_any_shape, st.lists(st.tuples(st.integers(0, 3), st.integers(0, 400))))
+def test_rows_are_found_one_by_one_as_in_plain_loops(
+    domains: list[DomainRows], wanted: list[tuple[int, int]]
+) -> None:
+    wanted = [(i % len(domains), draw) for i, draw in wanted]
+    ids, draws = np.array(wanted, dtype=np.int64).reshape(-1, 2).T
+    found = RowFinder(domains).find(ids, draws).tolist()
+    assert found == [row_of_draw(domains[i], draw) for i, draw in wanted]
 
 
 def test_a_window_holds_whole_shards() -> None:
