@@ -53,6 +53,7 @@ def build_parser() -> argparse.ArgumentParser:
 
     demo = commands.add_parser("demo", help="train on text of this machine, with and without DGA")
     demo.add_argument("--folder", type=Path, default=Path("runs/demo"), help="default: %(default)s")
+    demo.add_argument("overrides", nargs="*", metavar="section.key=value", help="for both runs")
 
     tokenizer = commands.add_parser("tokenizer", help="train a SentencePiece model on text")
     tokenizer.add_argument("sources", nargs="+", metavar="TEXT", help="files, globs or folders")
@@ -100,7 +101,7 @@ def _run(parsed: argparse.Namespace) -> int:
 def _demo(parsed: argparse.Namespace) -> int:
     from launch.demo import run_demo
 
-    return run_demo(parsed.folder)
+    return run_demo(parsed.folder, overrides=parsed.overrides)
 
 
 def _tokenizer(parsed: argparse.Namespace) -> int:

@@ -81,9 +81,16 @@ def demo_config(folder: Path, *, mixer: str, overrides: Sequence[str] = ()) -> R
             f"data.tokenizer={folder / 'tokenizer.model'}",
             f"data.target={folder / 'shards' / TARGET}",
             *(f"domains.{name}.path={path}" for name, path in paths.items()),
+            *(["run.num_ranks=1"] if _num_cuda_devices() == 1 else []),
             *overrides,
         ],
     )
+
+
+def _num_cuda_devices() -> int:
+    import torch
+
+    return torch.cuda.device_count()
 
 
 def _say(text: str) -> None:

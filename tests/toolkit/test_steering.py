@@ -22,6 +22,7 @@ from toolkit.weights import MixtureWeights
 
 EVEN = MixtureWeights(effective_from=0, sampled=(0.25,) * 4, raw=(0.25,) * 4)
 NAMES = ("a", "b", "c", "d")
+GOLDEN = Path(__file__).parents[1] / "golden"
 UPDATE_FIELDS = {
     "kind", "step", "num_tokens", "alignments", "standard_errors", "norms", "target_norm",
     "probe_losses", "target_probe_loss", "scores", "proposed", "weights", "guard_rails",
@@ -117,6 +118,12 @@ def test_every_update_of_a_run_is_explained(tiny_data: Path, tmp_path: Path) -> 
         if not update["guard_rails"]:
             assert update["weights"] == pytest.approx(before)
         before = update["weights"]
-    rows = [event for event in events if event["kind"] == "step"][-1]["rows"]
+    steps = [event for event in events if event["kind"] == "step"]
+    rows = steps[-1]["rows"]
     assert sum(rows.values()) == 12 * 8
     assert max(rows.values()) > min(rows.values()), "the weights moved, the rows did not"
+    golden = json.loads((GOLDEN / "tiny_run.json").read_text(encoding="utf-8"))
+    assert [step["loss"] for step in steps] == pytest.approx(golden["losses"], rel=1e-4)
+    weights = [list(update["weights"].values()) for update in updates]
+    for row, expected in zip(weights, golden["weights"], strict=True):
+        assert row == pytest.approx(expected, rel=1e-3)
