@@ -166,13 +166,19 @@ def test_rows_cannot_be_written_to(tmp_path: Path) -> None:
 
 
 def test_a_pickled_reader_reads_the_same(tmp_path: Path) -> None:
-    rows = tokens_of(9)
-    reader = RowReader([write_split(tmp_path, rows, rows_per_shard=[4, 5])])
-    reader.read([0, 0], [0, 8])
+    rows = [tokens_of(9), tokens_of(9, first=1000)]
+    reader = RowReader(
+        [
+            write_split(tmp_path / "a", rows[0], rows_per_shard=[4, 5]),
+            write_split(tmp_path / "b", rows[1], rows_per_shard=[9]),
+        ]
+    )
+    reader.read([0, 1], [0, 8])
     copy = pickle.loads(pickle.dumps(reader))
     assert copy.splits == reader.splits
     assert len(copy._matrices) == 0
-    assert copy.read([0] * 9, range(9)).tolist() == rows.tolist()
+    for split_id in (0, 1):
+        assert copy.read([split_id] * 9, range(9)).tolist() == rows[split_id].tolist()
 
 
 def test_a_pickled_reader_verifies_for_itself(tmp_path: Path) -> None:
@@ -254,6 +260,7 @@ def word(data: bytes, index: int, change: int) -> bytes:
         lambda data: mds_bytes(tokens_of(3, dtype="uint32")),
         lambda data: mds_bytes(tokens_of(3)[:, :3]),
         lambda data: bytes(len(data)),
+        lambda data: struct.pack("<5I", 3, 16, 24, 32, 40) + bytes(20),  # rows from byte 16 on
     ],
 )
 def test_a_header_that_lies_is_noticed_though_the_hash_is_right(
@@ -337,6 +344,9 @@ def check_offset(data: bytes, num_rows: int, row_length: int, item_bytes: int) -
         assert first + num_rows * stride == len(data)
 
 
+EDITS = ["byte", "word", "overlap", "cut", "append"]
+
+
 @st.composite
 def changed_shards(draw: st.DrawFn) -> tuple[bytes, int, int, int]:
     """A valid shard with a few bytes or words changed, cut or appended; and what it should hold."""
@@ -344,12 +354,17 @@ def changed_shards(draw: st.DrawFn) -> tuple[bytes, int, int, int]:
     item_bytes = draw(st.sampled_from([2, 4]))
     rows = np.zeros((num_rows, row_length), dtype=f"uint{8 * item_bytes}")
     data = bytearray(mds_bytes(rows, config=draw(st.binary(max_size=5))))
-    for edit in draw(st.lists(st.sampled_from(["byte", "word", "cut", "append"]), max_size=3)):
+    for edit in draw(st.lists(st.sampled_from(EDITS), max_size=3)):
         if edit == "byte" and data:
             data[draw(st.integers(0, len(data) - 1))] = draw(st.integers(0, 255))
         elif edit == "word" and len(data) >= 4:
             index, change = draw(st.integers(0, len(data) // 4 - 1)), draw(st.integers(-8, 8))
             data = bytearray(word(data, index, change))
+        elif edit == "overlap":  # rows that begin within the header, all else in order
+            first, stride = draw(st.integers(0, 4 * (num_rows + 2))), row_length * item_bytes
+            offsets = range(first, first + num_rows * stride + 1, stride)
+            data = bytearray(struct.pack(f"<{num_rows + 2}I", num_rows, *offsets))
+            data = data.ljust(offsets[-1], b"\0")[: offsets[-1]]
         elif edit == "cut":
             del data[draw(st.integers(0, len(data))) :]
         elif edit == "append":

@@ -53,6 +53,11 @@ def test_any_text_comes_back_to_the_letter(tokenizer: Tokenizer, text: str) -> N
     assert tokenizer.boundary_id not in tokens
 
 
+def test_no_space_is_put_before_a_document(tokenizer: Tokenizer) -> None:
+    pieces = tokenizer.processor.encode("that cat", out_type=str)
+    assert "".join(pieces) == "that▁cat"
+
+
 def test_documents_keep_their_order_over_threads(tokenizer: Tokenizer) -> None:
     documents = [f"{n} cats sat" for n in range(300)]
     in_order = [tokenizer.encode_documents([document], num_threads=1)[0] for document in documents]

@@ -216,11 +216,11 @@ def test_other_rows_have_another_fingerprint(
 
 def test_the_split_of_a_document_is_the_same_today_as_when_it_was_written_down() -> None:
     splits = [split_of(f"document {n}", validation_fraction=0.5)[0] for n in range(24)]
-    assert "".join(splits) == "GOLDEN"
+    assert "".join(splits) == "vtvvvvvttttvttvvvvvvvttt"
     num_validation = sum(
         split_of(f"document {n}", validation_fraction=0.05) == "validation" for n in range(10_000)
     )
-    assert num_validation == 0
+    assert num_validation == 492
 
 
 @given(st.text(), st.floats(0, 1, exclude_max=True), st.floats(0, 1, exclude_max=True))
