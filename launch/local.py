@@ -176,7 +176,7 @@ def _watch(ranks: Sequence[_Rank], received: Sequence[int], *, job_folder: Path)
             deadline = time.monotonic() + GRACE_SECONDS
             # Loader processes of a killed rank hold its sockets: the others would wait for it.
             _kill([rank for rank in ranks if rank.has_failed])
-            _terminate(ranks)
+            _terminate([rank for rank in ranks if rank is not cause])
         time.sleep(POLL_SECONDS)
     cause = cause or _first_failed(ranks, job_folder=job_folder)
     if cause and cause.code == BAD_INPUT:

@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import signal
-from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack
 
 import torch
 import torch.distributed as dist
@@ -19,18 +18,25 @@ from toolkit.run_folder import locked, prepare_run_folder
 from toolkit.stopping import StopRequest
 from toolkit.train import Outcome, train
 
+STOP_SIGNALS = (signal.SIGINT, signal.SIGTERM)
+
 
 def run_rank(config: RunConfig, place: RankEnvironment) -> int:
     """Trains as the rank that the environment names; returns the exit code.
 
     Raises:
-        InputError: config, data or run folder cannot be used, or this job is not the config's.
+        InputError: the devices, the data or the run folder cannot be used.
     """
-    check_place(config, place)
+    check_devices(config, place)
     stop = StopRequest()
     with ExitStack() as stack:
+        if place.job_folder:
+            # What stays when the listening ends: a signal that comes as late must not kill.
+            for number in STOP_SIGNALS:
+                signal.signal(number, lambda number, frame: None)
         stack.enter_context(stop.listening())
-        stack.enter_context(_unblocked_signals())
+        # `dga train` starts its ranks with the signals blocked; what has come since comes in now.
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, STOP_SIGNALS)
         inputs = load_inputs(config)
         if place.rank == 0 and not place.job_folder:  # `dga train` does this before it starts ranks
             stack.enter_context(locked(config.run.folder))
@@ -53,26 +59,11 @@ def run_rank(config: RunConfig, place: RankEnvironment) -> int:
     return OK if outcome is Outcome.COMPLETE else PAUSED
 
 
-def check_place(config: RunConfig, place: RankEnvironment) -> None:
-    """Raises InputError unless the job has the config's ranks, each with a device of its own."""
-    if place.world_size != config.run.num_ranks:
-        raise InputError(
-            f"the launcher started {place.world_size} ranks, run.num_ranks is "
-            f"{config.run.num_ranks}; make them equal"
-        )
+def check_devices(config: RunConfig, place: RankEnvironment) -> None:
+    """Raises InputError if this machine has CUDA devices, and fewer than ranks."""
     num_local_ranks = place.world_size if place.job_folder else place.local_rank + 1
     if torch.cuda.is_available() and num_local_ranks > torch.cuda.device_count():
         raise InputError(
             f"run.num_ranks = {config.run.num_ranks}: at least {num_local_ranks} ranks run on this "
             f"machine, which shows {torch.cuda.device_count()} CUDA devices"
         )
-
-
-@contextmanager
-def _unblocked_signals() -> Iterator[None]:
-    """Lets in the signals that `dga train` blocked when it started this rank."""
-    previous = signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGINT, signal.SIGTERM})
-    try:
-        yield
-    finally:
-        signal.pthread_sigmask(signal.SIG_SETMASK, previous)

@@ -35,6 +35,11 @@ def train_here(config: RunConfig, *, is_quiet: bool = False) -> int:
     """
     place = rank_environment()
     if place:
+        if place.world_size != config.run.num_ranks:
+            raise InputError(
+                f"the launcher started {place.world_size} ranks, run.num_ranks is "
+                f"{config.run.num_ranks}; make them equal"
+            )
         from launch.rank import run_rank
 
         return run_rank(config, place)
@@ -61,13 +66,15 @@ def _run_here(config: RunConfig, inputs: RunInputs) -> int:
     if code == PAUSED:
         print(f"paused; the same command continues {folder}", file=sys.stderr)
     if code == KILLED_BY_USER:
-        print("\nkilled; the same command continues from the last checkpoint", file=sys.stderr)
+        print("\nkilled", file=sys.stderr)
+    if code > 128:
+        print(f"the same command continues {folder} from its last checkpoint", file=sys.stderr)
     return code
 
 
 def show_run(folder: Path, *, baseline: Path | None = None, picture: Path | None = None) -> None:
     """Prints what moved in a run and why, and draws it."""
-    from toolkit.history import compare, explain
+    from toolkit.explain import compare, explain
     from toolkit.picture import draw
 
     history = _history(folder)

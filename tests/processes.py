@@ -58,12 +58,18 @@ class Commands:
     """Starts commands whose processes all carry one mark, however deep in the tree they are."""
 
     folder: Path
+    scratch: Path
+    """What the commands take for /tmp: some are killed before they can tidy up."""
     marker: str = field(default_factory=lambda: uuid.uuid4().hex)
     _started: list[subprocess.Popen[bytes]] = field(default_factory=list)
 
     def start(self, *arguments: object, command: tuple[str, ...] = DGA) -> Running:
         out, err = (self.folder / f"{len(self._started)}.{name}" for name in ("out", "err"))
-        environment = os.environ | {MARKER: self.marker, "PYTHONUNBUFFERED": "1"}
+        environment = os.environ | {
+            MARKER: self.marker,
+            "TMPDIR": str(self.scratch),
+            "PYTHONUNBUFFERED": "1",
+        }
         with out.open("wb") as out_file, err.open("wb") as err_file:
             process = subprocess.Popen(
                 [*command, *map(str, arguments)],

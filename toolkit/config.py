@@ -34,7 +34,8 @@ class RunSection(Section):
     seed: int = 0
     """Seed of the initial parameters, of dropout, and of the order of rows."""
     num_ranks: int = Field(1, gt=0)
-    """Processes that `dga train` starts on this machine: one per CUDA device, or CPU processes."""
+    """Ranks that share the training. `dga train` starts them on this machine, one per CUDA device
+    or as CPU processes, unless a launcher has started them."""
 
 
 class DataSection(Section):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import tempfile
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -20,9 +21,11 @@ def no_launcher(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.fixture
 def commands(tmp_path: Path) -> Iterator[Commands]:
-    started = Commands(folder=tmp_path)
-    yield started
-    started.end()
+    # Not in tmp_path: the name of a socket, as loader processes open them, must be short.
+    with tempfile.TemporaryDirectory() as scratch:
+        started = Commands(folder=tmp_path, scratch=Path(scratch))
+        yield started
+        started.end()
 
 
 @pytest.fixture

@@ -5,8 +5,8 @@ from __future__ import annotations
 import re
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 import pytest
 from processes import ROOT, write_config
@@ -33,9 +33,11 @@ options:
   -h, --help  show this help message and exit
 """
 
+Refusal = Callable[..., str]
+
 
 @pytest.fixture
-def refusal(capfd: pytest.CaptureFixture[str]) -> Any:
+def refusal(capfd: pytest.CaptureFixture[str]) -> Refusal:
     """Runs a command that must be refused, and returns what it says, without progress."""
 
     def refuse(*arguments: object) -> str:
@@ -136,7 +138,7 @@ def test_shard_and_tokenizer_write_what_they_say(
 
 
 def test_shard_refuses_what_it_cannot_use(
-    refusal: Any, tiny_data: Path, tmp_path: Path, text: Path
+    refusal: Refusal, tiny_data: Path, tmp_path: Path, text: Path
 ) -> None:
     model = ["--tokenizer", tiny_data / "tokenizer.model"]
     out = ["--out", tmp_path / "out"]
@@ -170,14 +172,22 @@ def test_shard_refuses_what_it_cannot_use(
     ],
 )
 def test_shard_refuses_numbers_that_make_no_sense(
-    option: str, value: str, problem: str, refusal: Any, tiny_data: Path, tmp_path: Path, text: Path
+    option: str,
+    value: str,
+    problem: str,
+    refusal: Refusal,
+    tiny_data: Path,
+    tmp_path: Path,
+    text: Path,
 ) -> None:
     given = ["--tokenizer", tiny_data / "tokenizer.model", "--out", tmp_path / "out"]
     assert refusal("shard", text, *given, option, value) == f"dga shard: {problem}\n"
     assert sorted(path.name for path in tmp_path.iterdir()) == ["text.txt"]
 
 
-def test_tokenizer_refuses_what_it_cannot_make(refusal: Any, tmp_path: Path, text: Path) -> None:
+def test_tokenizer_refuses_what_it_cannot_make(
+    refusal: Refusal, tmp_path: Path, text: Path
+) -> None:
     out = ["--out", tmp_path / "new.model"]
     for size in (0, -1, 5):
         assert re.fullmatch(

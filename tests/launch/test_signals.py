@@ -50,6 +50,7 @@ def test_a_run_that_is_stopped_and_killed_again_and_again(
     killed = kill_rank_1(second_stop + 2, commands, config, run, "data.num_workers=1")
     assert killed.code == 137
     assert "\nrank 1 was killed by SIGKILL, often for lack of memory" in killed.err
+    assert killed.err.endswith(f"the same command continues {run} from its last checkpoint\n")
     assert checkpoint_step(run) == second_stop
 
     finished = commands.run("train", config)
@@ -120,5 +121,5 @@ def test_a_second_interrupt_kills_at_once(
     assert commands.left_after(0) == []
     assert ended.err == (
         "\nstopping after this step, with a checkpoint; interrupt again to kill\n"
-        "\nkilled; the same command continues from the last checkpoint\n"
+        f"\nkilled\nthe same command continues {run} from its last checkpoint\n"
     )
