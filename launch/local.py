@@ -8,7 +8,6 @@ of.
 
 from __future__ import annotations
 
-import ctypes
 import math
 import os
 import signal
@@ -19,17 +18,18 @@ import time
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 from launch.environment import first_failure, variables
 from launch.exit_codes import BAD_INPUT, FAILED, KILLED_BY_USER, OK, PAUSED
+from toolkit.processes import end_with
 
 POLL_SECONDS = 0.05
 GRACE_SECONDS = 10.0
 """How long the other ranks may take to end once one has failed."""
 NUM_LOG_LINES = 20
 STOP_SIGNALS = (signal.SIGINT, signal.SIGTERM)
-PR_SET_PDEATHSIG = 1
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -105,7 +105,6 @@ def _start_rank(
     log: Path | None,
     held_files: Sequence[int],
 ) -> _Rank:
-    parent = os.getpid()
     with ExitStack() as stack:
         output = stack.enter_context(log.open("ab")) if log else None
         log_start = output.tell() if output else 0
@@ -117,18 +116,9 @@ def _start_rank(
             stderr=subprocess.STDOUT if output else None,
             start_new_session=True,
             pass_fds=held_files,
-            preexec_fn=(lambda: _die_with(parent)) if sys.platform == "linux" else None,
+            preexec_fn=partial(end_with, os.getpid()),
         )
         return _Rank(number=number, process=process, log=log, log_start=log_start)
-
-
-_libc = ctypes.CDLL(None, use_errno=True)
-
-
-def _die_with(parent: int) -> None:
-    _libc.prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
-    if os.getppid() != parent:  # it died before the kernel knew
-        os._exit(128 + signal.SIGKILL)
 
 
 @contextmanager

@@ -13,12 +13,19 @@ from toolkit.config import RunConfig
 from toolkit.config_file import dump_config
 from toolkit.history import EVENTS_FILE, RunHistory, load_history
 from toolkit.inputs import RunInputs, load_inputs
-from toolkit.run_folder import CONFIG_NAME, LOGS_NAME, locked, prepare_run_folder
+from toolkit.run_folder import (
+    CONFIG_NAME,
+    LOGS_NAME,
+    check_run_folder,
+    locked,
+    prepare_run_folder,
+)
 
 
 def check(config: RunConfig) -> int:
-    """Validates config and data without starting anything, and prints the resolved config."""
+    """Validates config, data and run folder, changes nothing, and prints the resolved config."""
     inputs = load_inputs(config)
+    check_run_folder(config, inputs)
     print(dump_config(config), end="")
     num_rows = sum(manifest.splits["train"].num_rows for manifest in inputs.domains)
     print(

@@ -18,6 +18,8 @@ from typing import Any
 
 import xxhash
 
+from shards.errors import InputError
+
 MANIFEST_NAME = "checkpoint.json"
 PARTIAL_SUFFIX = ".partial"
 STATE_VERSION = 1
@@ -46,12 +48,18 @@ def newest_whole(
     """The newest checkpoint under `folder` whose files are all as they were written.
 
     Newer ones that are damaged are passed over; `report` is told what is wrong with each.
+
+    Raises:
+        InputError: there are checkpoints, and all are damaged: starting over must be asked for.
     """
-    for checkpoint in checkpoint_folders(folder):
+    checkpoints = checkpoint_folders(folder)
+    for checkpoint in checkpoints:
         damage = _damage(checkpoint)
         if damage is None:
             return checkpoint
         report(f"checkpoint {checkpoint} is passed over: {damage}")
+    if checkpoints:
+        raise InputError(f"no checkpoint in {folder} is whole; remove the folder to start over")
     return None
 
 

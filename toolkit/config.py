@@ -11,7 +11,7 @@ import math
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic import BaseModel, ConfigDict, Field, Strict, model_validator
 from typing_extensions import Self
 
 from toolkit.mixers import Normalise
@@ -22,12 +22,19 @@ def free(default: Any = ..., **constraints: Any) -> Any:
     return Field(default, json_schema_extra={"free": True}, **constraints)
 
 
+# TOML has strings for paths and lists for tuples; everything else must be of its own type.
+TomlPath = Annotated[Path, Strict(False)]
+Unit = Annotated[float, Field(ge=0, lt=1)]
+
+
 class Section(BaseModel):
-    model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True)
+    model_config = ConfigDict(
+        frozen=True, strict=True, extra="forbid", use_attribute_docstrings=True
+    )
 
 
 class RunSection(Section):
-    folder: Path = free()
+    folder: TomlPath = free()
     """Folder of the run: resolved config, events, checkpoints, logs. Created if missing."""
     num_steps: int = Field(gt=0)
     """Optimizer steps of the whole run."""
@@ -39,9 +46,9 @@ class RunSection(Section):
 
 
 class DataSection(Section):
-    tokenizer: Path = free()
+    tokenizer: TomlPath = free()
     """SentencePiece model that the shards were made with."""
-    target: Path = free()
+    target: TomlPath = free()
     """Shard folder of the target task. Its rows guide the mixture and are never trained on, unless
     the same folder is also a domain."""
     weight_lag: int = Field(2, ge=0)
@@ -55,7 +62,7 @@ class DataSection(Section):
 
 
 class DomainSection(Section):
-    path: Path = free()
+    path: TomlPath = free()
     """Shard folder of this domain."""
     weight: float | None = Field(None, ge=0, le=1, allow_inf_nan=False)
     """Mixture weight at the start. Given for all domains, summing to 1, or for none: all equal."""
@@ -115,10 +122,7 @@ class OptimizerSection(Section):
     """Steps over which the learning rate rises linearly from 0 to the peak."""
     weight_decay: float = Field(0.1, ge=0, allow_inf_nan=False)
     """Decoupled weight decay."""
-    betas: tuple[Annotated[float, Field(ge=0, lt=1)], Annotated[float, Field(ge=0, lt=1)]] = (
-        0.9,
-        0.95,
-    )
+    betas: Annotated[tuple[Unit, Unit], Strict(False)] = (0.9, 0.95)
     """Decay rates of the averages of the gradient and of its square."""
     epsilon: float = Field(1e-8, gt=0)
     """Added to the root of the averaged square."""

@@ -35,15 +35,8 @@ def check_together(config: RunConfig) -> list[str]:
             f"num_workers × prefetch_factor = {config.horizon_batches} micro-batches of "
             f"{config.num_micro_batches(num_ranks)} per step"
         )
-    rows_per_pass = batch.micro_batch_size * num_ranks
-    for name in ("rows_per_domain", "target_rows"):
-        num_rows = getattr(config.probe, name)
-        if num_rows > rows_per_pass * config.probe.num_groups:
-            problems.append(
-                f"probe.num_groups = {config.probe.num_groups}: a group must fit in one pass of "
-                f"micro_batch_size × num_ranks = {rows_per_pass} rows, so {name} = {num_rows} "
-                f"needs at least {-(-num_rows // rows_per_pass)} groups"
-            )
+    if config.mixture.mixer != "fixed":
+        problems += _probe_problems(config)
     num_live = sum(w != 0 for w in weights)
     if config.mixture.min_weight * num_live > 1:
         problems.append(
@@ -55,6 +48,20 @@ def check_together(config: RunConfig) -> list[str]:
             f"optimizer.warmup_steps = {config.optimizer.warmup_steps}: must be less than "
             f"run.num_steps = {config.run.num_steps}"
         )
+    return problems
+
+
+def _probe_problems(config: RunConfig) -> list[str]:
+    rows_per_pass = config.batch.micro_batch_size * config.run.num_ranks
+    problems = []
+    for name in ("rows_per_domain", "target_rows"):
+        num_rows = getattr(config.probe, name)
+        if num_rows > rows_per_pass * config.probe.num_groups:
+            problems.append(
+                f"probe.num_groups = {config.probe.num_groups}: a group must fit in one pass of "
+                f"micro_batch_size × num_ranks = {rows_per_pass} rows, so {name} = {num_rows} "
+                f"needs at least {-(-num_rows // rows_per_pass)} groups"
+            )
     return problems
 
 

@@ -9,8 +9,10 @@ the last one drawn.
 
 from __future__ import annotations
 
+import os
 from collections import deque
 from collections.abc import Iterator
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -24,6 +26,7 @@ from torch.utils.data import DataLoader, Dataset
 
 from shards.read import RowReader
 from toolkit.order import Order, RowKeys
+from toolkit.processes import end_with
 
 
 class StepLoader:
@@ -64,6 +67,7 @@ class StepLoader:
             prefetch_factor=prefetch_factor if num_workers else None,
             # Its own generator: the default would draw a seed from the one that training uses.
             generator=torch.Generator(),
+            worker_init_fn=_LoaderProcess(os.getpid()),
         )
         self._batches: Iterator[Tensor] | None = None
 
@@ -117,6 +121,16 @@ class _Draws:
 
     def __iter__(self) -> Iterator[RowKeys]:
         return self._loader.draw()
+
+
+@dataclass(frozen=True)
+class _LoaderProcess:
+    """What a loader process does first: it must not outlive its rank, whose locks it inherits."""
+
+    parent: int
+
+    def __call__(self, worker_id: int) -> None:
+        end_with(self.parent)
 
 
 class _Rows(Dataset[Tensor]):

@@ -6,9 +6,10 @@
 2. `DomainRows`: the n-th draw of a domain takes the n-th row of that domain's own endless order:
    shards permuted per epoch, a window of a few shards at a time, rows permuted inside the window.
    Weights decide only when a row's turn comes.
-3. `RowFinder` computes the rows of any draws from many domains at once, each for itself: nothing is
-   drawn ahead, and only the order of the shards is kept.
+3. `RowFinder` computes the rows of any draws from many domains at once, each for itself; it keeps
+   no rows, only the order of the shards in the epochs that the domains are in.
 4. `Order` joins them and counts draws per domain: its whole state is a sample number and K cursors.
+   It computes samples ahead of the asking, more and more of them while the weights stay the same.
 
 The sequence is a function of (shards, seed, weight log). World size, workers, prefetching and
 restarts do not appear here.
@@ -29,6 +30,9 @@ from toolkit.weights import MixtureWeights, WeightLog
 STATE_VERSION = 1
 UNITS = 1 << 32
 """Weights are drawn in units of 2^-32."""
+
+NUM_SAMPLES_AHEAD = 1 << 13
+"""At most this many samples are computed at once, unless more are asked for."""
 
 I64 = NDArray[np.int64]
 
@@ -189,6 +193,15 @@ class RowKeys:
         return RowKeys(domains=self.domains[part], rows=self.rows[part])
 
 
+@dataclass(frozen=True, kw_only=True)
+class _Ahead:
+    """The samples from `start` on as they are under `weights`, computed before they are due."""
+
+    start: int
+    weights: MixtureWeights
+    keys: RowKeys
+
+
 class Order:
     """The sequence of samples, taken from the front.
 
@@ -207,7 +220,7 @@ class Order:
         self._finder = RowFinder(domains)
         self._weight_log = weight_log
         self._key = derive_key(seed, "quota")
-        self._units: tuple[MixtureWeights | None, U64] = None, np.empty(0, dtype=np.uint64)
+        self._ahead: _Ahead | None = None
         self.num_samples = 0
         """Samples taken so far."""
         self.cursors = np.zeros(len(domains), dtype=np.int64)
@@ -215,29 +228,42 @@ class Order:
 
     def take(self, num_samples: int) -> RowKeys:
         """The next `num_samples` samples."""
-        start, stop = self.num_samples, self.num_samples + num_samples
-        domains = np.concatenate(
-            [
-                draw_domains(self._units_of(weights), start=first, stop=last, key=self._key)
-                for first, last, weights in self._weight_log.segments(start, stop)
-            ]
+        parts = []
+        stop = self.num_samples + num_samples
+        for _, last, weights in self._weight_log.segments(self.num_samples, stop):
+            while self.num_samples < last:
+                parts.append(self._take_part(last, weights))
+        return RowKeys(
+            domains=np.concatenate([part.domains for part in parts]),
+            rows=np.concatenate([part.rows for part in parts]),
         )
-        # Sorted by domain, each search starts where the last one ended.
+
+    def _take_part(self, stop: int, weights: MixtureWeights) -> RowKeys:
+        """The next samples, all under `weights`: up to `stop`, or as many as are computed."""
+        ahead, start = self._ahead, self.num_samples
+        if ahead is None or ahead.weights is not weights:
+            ahead = self._compute(stop - start, weights)
+        elif start == ahead.start + len(ahead.keys):
+            num_samples = min(2 * len(ahead.keys), NUM_SAMPLES_AHEAD)
+            ahead = self._compute(max(stop - start, num_samples), weights)
+        self._ahead = ahead
+        part = ahead.keys[start - ahead.start : stop - ahead.start]
+        self.cursors += np.bincount(part.domains, minlength=len(self.cursors))
+        self.num_samples += len(part)
+        return part
+
+    def _compute(self, num_samples: int, weights: MixtureWeights) -> _Ahead:
+        start = self.num_samples
+        units = quota_units(weights.sampled)
+        domains = draw_domains(units, start=start, stop=start + num_samples, key=self._key)
+        # Sorted by domain, each search in a table starts near where the last one ended.
         by_domain = np.argsort(domains, kind="stable")
         counts = np.bincount(domains, minlength=len(self.cursors))
         nth = np.arange(num_samples) - np.repeat(np.cumsum(counts) - counts, counts)
-        sorted_domains = domains[by_domain]
+        drawn = domains[by_domain]
         rows = np.empty_like(domains)
-        rows[by_domain] = self._finder.find(sorted_domains, self.cursors[sorted_domains] + nth)
-        self.cursors += counts
-        self.num_samples = stop
-        return RowKeys(domains=domains, rows=rows)
-
-    def _units_of(self, weights: MixtureWeights) -> U64:
-        """Kept, because weights rarely change and rounding thousands of them takes long."""
-        if weights is not self._units[0]:
-            self._units = weights, quota_units(weights.sampled)
-        return self._units[1]
+        rows[by_domain] = self._finder.find(drawn, self.cursors[drawn] + nth)
+        return _Ahead(start=start, weights=weights, keys=RowKeys(domains=domains, rows=rows))
 
     def state_dict(self) -> dict[str, Any]:
         return {
@@ -251,6 +277,7 @@ class Order:
             raise ValueError(f"order state of version {state['version']}, expected {STATE_VERSION}")
         if len(state["cursors"]) != len(self.cursors):
             raise ValueError(f"{len(state['cursors'])} cursors for {len(self.cursors)} domains")
+        self._ahead = None
         self.num_samples = state["num_samples"]
         self.cursors = np.asarray(state["cursors"], dtype=np.int64)
 

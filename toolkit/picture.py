@@ -2,32 +2,42 @@
 
 `draw` stacks up to three panels over one axis of training tokens: mixture weights; alignment
 scores, if any were measured; target loss, if it was evaluated. Each panel paints its curves and
-hands back labels, which are then written at the right edge where the curves end, spread so that
-none covers another. The file is replaced in one move. matplotlib is imported when a picture is
-drawn and not before; without pyplot nothing global is touched.
+hands back labels; `toolkit.picture_layout` then puts panels, labels and title in their places and
+writes the file. matplotlib is imported when a picture is drawn and not before; without pyplot
+nothing global is touched.
 """
 
-import os
-import textwrap
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
-from toolkit.history import (
-    RunHistory,
+from toolkit.explain import (
+    counted_updates,
     headline,
     moves,
-    score_errors,
+    noticeable_moves,
+    percent,
     short_count,
     shortened,
-    tokens_to_reach,
+)
+from toolkit.history import RunHistory, score_errors, tokens_to_reach
+from toolkit.picture_layout import (
+    DOTS_PER_INCH,
+    FAINT,
+    FONT_POINTS,
+    INK,
+    Label,
+    Panel,
+    dress,
+    lay_out,
+    replace,
+    wrapped,
+    write_labels,
 )
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
-    from matplotlib.figure import Figure
-    from matplotlib.text import Text
 
 # Told apart with any of the common colour blindnesses (OKLab distance >= 0.067 under simulated
 # protanopia, deuteranopia and tritanopia), and each at least 2.5 : 1 against white.
@@ -36,41 +46,9 @@ PALETTE = (
     *("#003388", "#33AAFF", "#884466", "#992200", "#443355", "#115599"),
 )
 OTHER_COLOUR = "#C4C4C4"
-INK = "#222222"
-FAINT = "#777777"
-GRID = "#E2E2E2"
-
-WIDTH_INCHES = 10.0
-LEFT_INCHES = 0.65
-RIGHT_INCHES = 0.15
-BOTTOM_INCHES = 0.6
-GAP_INCHES = 0.5
-TITLE_LINE_INCHES = 0.25
-DOTS_PER_INCH = 150
-POINTS_PER_INCH = 72
-FONT_POINTS = 9.0
-LABEL_LINE_POINTS = 12.0
-LABEL_OFFSET_POINTS = 20.0
+ARROWS: Mapping[str, Literal["up", "down"]] = {"↑": "up", "↓": "down"}
+TITLE_CHARACTERS, SUBTITLE_CHARACTERS = 88, 124  # what fits a line; lay_out shrinks wider letters
 NUM_CROWDED = 8  # with more lines bands fade; with more points markers go
-
-
-@dataclass(frozen=True, kw_only=True)
-class Label:
-    """A text at the right edge for a curve that ends at (`num_tokens`, `value`)."""
-
-    text: str
-    num_tokens: float
-    value: float
-    colour: str
-
-
-@dataclass(frozen=True, kw_only=True)
-class Panel:
-    """A title, a height, and `paint`, which fills the panel and returns the labels it wants."""
-
-    title: str
-    height_inches: float
-    paint: Callable[["Axes"], list[Label]]
 
 
 def draw(history: RunHistory, path: Path, *, baseline: RunHistory | None = None) -> None:
@@ -92,19 +70,19 @@ def draw(history: RunHistory, path: Path, *, baseline: RunHistory | None = None)
     texts = []
     for panel, axes in zip(panels, columns[:, 0], strict=True):
         labels = panel.paint(axes)
-        _dress(axes, title=panel.title, num_tokens=num_tokens)
-        texts += _write_labels(axes, labels, height_inches=panel.height_inches)
+        dress(axes, title=panel.title, num_tokens=num_tokens)
+        texts += write_labels(axes, labels, height_inches=panel.height_inches)
     columns[-1, 0].set_xlabel("training tokens", fontsize=FONT_POINTS, color=FAINT)
-    title = textwrap.wrap(headline(history), width=88)
-    subtitle = textwrap.wrap(_subtitle(history, baseline), width=124)
-    _lay_out(figure, heights, texts, title=title, subtitle=subtitle)
-    _replace(path, figure)
+    title = wrapped(headline(history), num_characters=TITLE_CHARACTERS)
+    subtitle = wrapped(_subtitle(history, baseline), num_characters=SUBTITLE_CHARACTERS)
+    lay_out(figure, heights, texts, title=title, subtitle=subtitle)
+    replace(path, figure)
 
 
 def _panels(history: RunHistory, baseline: RunHistory | None) -> list[Panel]:
     colours = domain_colours(history)
     weights = Panel(
-        title="Mixture weights, as trained on",
+        title=_weights_title(history),
         height_inches=3.0,
         paint=lambda axes: _paint_weights(axes, history, colours),
     )
@@ -145,28 +123,63 @@ def _paint_weights(axes: "Axes", history: RunHistory, colours: Mapping[str, str]
     num_tokens_per_sample = history.num_tokens_per_sample
     edges = [mixture.effective_from * num_tokens_per_sample for mixture in mixtures]
     num_tokens = [*edges, history.num_tokens]
-    bands = [
-        (f"{shortened(domain)} {mixtures[-1].weights[domain]:.0%}", colour, [domain])
-        for domain, colour in colours.items()
-    ]
-    rest = [domain for domain in history.start["domains"] if domain not in colours]
-    if rest:
-        share = sum(mixtures[-1].weights[domain] for domain in rest)
-        bands.append((f"other ({len(rest)}) {share:.0%}", OTHER_COLOUR, rest))
     floor = [0.0] * len(num_tokens)
     labels = []
-    for text, colour, domains in reversed(bands):
-        heights = [sum(m.weights[d] for d in domains) for m in (*mixtures, mixtures[-1])]
+    for band in reversed(_bands(history, colours)):
+        heights = [sum(m.weights[d] for d in band.domains) for m in (*mixtures, mixtures[-1])]
         top = [below + height for below, height in zip(floor, heights, strict=True)]
-        axes.fill_between(
-            num_tokens, floor, top, step="post", color=colour, edgecolor="white", linewidth=0.5
-        )
+        style: dict[str, Any] = {"color": band.colour, "edgecolor": "white", "linewidth": 0.5}
+        axes.fill_between(num_tokens, floor, top, step="post", **style)
         middle = (floor[-1] + top[-1]) / 2
-        labels.append(Label(text=text, num_tokens=num_tokens[-1], value=middle, colour=colour))
+        label = Label(text=band.text, num_tokens=num_tokens[-1], value=middle, colour=band.colour)
+        labels.append(label)
         floor = top
     axes.set_ylim(0, 1)
     axes.yaxis.set_major_formatter(lambda value, _: f"{value:.0%}")
     return labels
+
+
+@dataclass(frozen=True, kw_only=True)
+class Band:
+    """The area of one or more domains among the stacked weights, and its label's text."""
+
+    text: str
+    colour: str
+    domains: Sequence[str]
+
+
+def _bands(history: RunHistory, colours: Mapping[str, str]) -> list[Band]:
+    """The areas from the top; an arrow in the label tells where a weight went since the start."""
+    weights = history.mixtures[-1].weights
+    arrows = {
+        move.domain: f" {arrow}"
+        for arrow, direction in ARROWS.items()
+        for move in noticeable_moves(history, direction=direction)
+    }
+    bands = []
+    for domain, colour in colours.items():
+        text = f"{shortened(domain)} {_weight(weights[domain])}{arrows.get(domain, '')}"
+        bands.append(Band(text=text, colour=colour, domains=[domain]))
+    rest = [domain for domain in history.start["domains"] if domain not in colours]
+    if rest:
+        text = f"other ({len(rest)}) {_weight(sum(weights[domain] for domain in rest))}"
+        bands.append(Band(text=text, colour=OTHER_COLOUR, domains=rest))
+    return bands
+
+
+def _weight(share: float) -> str:
+    return percent(share, num_decimals=1 if share < 0.0095 else 0)
+
+
+def _weights_title(history: RunHistory) -> str:
+    """Names the weight that all domains started from, where they did and have moved since."""
+    title = "Mixture weights, as trained on"
+    first = history.start["weights"].values()
+    started_equal = max(first) - min(first) < 1e-9
+    has_moved = history.mixtures[-1].weights != history.start["weights"]
+    if started_equal and has_moved:
+        return f"{title}; all started at {percent(max(first), num_decimals=1)}"
+    return title
 
 
 def _scores_title(history: RunHistory) -> str:
@@ -233,8 +246,7 @@ def _plot(axes: "Axes", num_tokens: Sequence[int], values: Sequence[float], **st
 def _subtitle(history: RunHistory, baseline: RunHistory | None) -> str:
     parts = [f"{short_count(history.num_tokens)} tokens"]
     if history.updates:
-        plural = "s" if len(history.updates) > 1 else ""
-        parts.append(f"{len(history.updates)} update{plural} by {history.start['mixer']}")
+        parts.append(counted_updates(history))
     if history.evaluations:
         first, last = history.evaluations[0], history.evaluations[-1]
         parts.append(f"target loss {first['target_loss']:.2f} to {last['target_loss']:.2f}")
@@ -247,104 +259,3 @@ def _subtitle(history: RunHistory, baseline: RunHistory | None) -> str:
             share = reached / goal["num_tokens"]
             parts.append(f"the baseline's final loss reached at {share:.0%} of its tokens")
     return "; ".join(parts)
-
-
-def _dress(axes: "Axes", *, title: str, num_tokens: float) -> None:
-    axes.set_title(title, loc="left", fontsize=FONT_POINTS + 1, color=INK, pad=8)
-    axes.set_xlim(0, num_tokens)
-    axes.xaxis.set_major_formatter(lambda value, _: short_count(value))
-    axes.tick_params(labelsize=FONT_POINTS, colors=FAINT, labelcolor=INK, length=3)
-    axes.spines[["top", "right"]].set_visible(False)
-    axes.spines[["left", "bottom"]].set_color(FAINT)
-    axes.set_axisbelow(True)
-    axes.grid(axis="y", color=GRID, linewidth=0.7)
-
-
-def _write_labels(axes: "Axes", labels: Sequence[Label], *, height_inches: float) -> list["Text"]:
-    """Write each label right of the panel, with a line in its colour to the end of its curve."""
-    from matplotlib.transforms import ScaledTranslation
-
-    low, high = axes.get_ylim()
-    edge = axes.get_xlim()[1]
-    gap = LABEL_LINE_POINTS / (height_inches * POINTS_PER_INCH)
-    heights = spread([(label.value - low) / (high - low) for label in labels], gap=gap)
-    offset_inches = LABEL_OFFSET_POINTS / POINTS_PER_INCH
-    to_inches = axes.figure.dpi_scale_trans
-    beside = axes.transAxes + ScaledTranslation(offset_inches, 0, to_inches)
-    texts = []
-    for label, height in zip(labels, heights, strict=True):
-        # A curve that stops early is led to the edge by dots, which nobody takes for data.
-        axes.plot([label.num_tokens, edge], [label.value] * 2, ":", color=label.colour, linewidth=1)
-        leader = {"arrowstyle": "-", "color": label.colour, "linewidth": 1.2, "shrinkB": 0}
-        line: dict[str, Any] = {"arrowprops": leader, "annotation_clip": False}
-        axes.annotate("", (edge, label.value), (1, height), textcoords=beside, **line)
-        style: dict[str, Any] = {"fontsize": FONT_POINTS, "color": INK, "parse_math": False}
-        text = f" {label.text}"
-        texts.append(axes.text(1, height, text, transform=beside, va="center", **style))
-    return texts
-
-
-def spread(wanted: Sequence[float], *, gap: float) -> list[float]:
-    """Heights in [0, 1] nearest to the wanted ones (least squares) that are `gap` apart.
-
-    They keep their order. Less `i * gap`, the sought heights need only not fall: that is isotonic
-    regression, done by pooling neighbours. Where 1 / gap is too small, they run past 1.
-    """
-    order = sorted(range(len(wanted)), key=lambda index: wanted[index])
-    pools: list[list[float]] = []
-    for rank, index in enumerate(order):
-        pools.append([wanted[index] - rank * gap])
-        while len(pools) > 1 and _mean(pools[-2]) > _mean(pools[-1]):
-            pools[-2:] = [pools[-2] + pools[-1]]
-    most = 1 - gap * (len(wanted) - 1)
-    levels = [max(0.0, min(most, _mean(pool))) for pool in pools for _ in pool]
-    heights = [0.0] * len(wanted)
-    for rank, index in enumerate(order):
-        heights[index] = levels[rank] + rank * gap
-    return heights
-
-
-def _mean(numbers: Sequence[float]) -> float:
-    return sum(numbers) / len(numbers)
-
-
-def _lay_out(
-    figure: "Figure",
-    heights: Sequence[float],
-    texts: Sequence["Text"],
-    *,
-    title: Sequence[str],
-    subtitle: Sequence[str],
-) -> None:
-    """Give the figure the size that panels, title and the longest label take."""
-    label_inches = max(text.get_window_extent().width for text in texts) / DOTS_PER_INCH
-    right = label_inches + LABEL_OFFSET_POINTS / POINTS_PER_INCH + RIGHT_INCHES
-    top = TITLE_LINE_INCHES * (len(title) + len(subtitle)) + GAP_INCHES
-    total = top + sum(heights) + GAP_INCHES * (len(heights) - 1) + BOTTOM_INCHES
-    figure.set_size_inches(WIDTH_INCHES, total)
-    figure.subplots_adjust(
-        left=LEFT_INCHES / WIDTH_INCHES,
-        right=1 - right / WIDTH_INCHES,
-        bottom=BOTTOM_INCHES / total,
-        top=1 - top / total,
-        hspace=GAP_INCHES * len(heights) / sum(heights),
-    )
-    bold: dict[str, Any] = {"fontweight": "bold", "color": INK}
-    plain: dict[str, Any] = {"color": FAINT}
-    room = (WIDTH_INCHES - LEFT_INCHES - 2 * RIGHT_INCHES) * DOTS_PER_INCH
-    at_inches = 0.18
-    for lines, size, style in ((title, FONT_POINTS + 3, bold), (subtitle, FONT_POINTS + 1, plain)):
-        at = (LEFT_INCHES / WIDTH_INCHES, 1 - at_inches / total)
-        text = figure.text(*at, "\n".join(lines), size=size, va="top", parse_math=False, **style)
-        # Lines are wrapped by a count of characters; one of wide letters is still too long.
-        text.set_fontsize(size * min(1, room / text.get_window_extent().width))
-        at_inches += TITLE_LINE_INCHES * len(lines)
-
-
-def _replace(path: Path, figure: "Figure") -> None:
-    temporary = path.with_name(f".{path.name}.{os.getpid()}")
-    try:
-        figure.savefig(temporary, format="png")
-        os.replace(temporary, path)
-    finally:
-        temporary.unlink(missing_ok=True)

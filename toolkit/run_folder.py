@@ -1,8 +1,11 @@
 """The folder of a run: where things are, and whether a run may be continued in it.
 
-config.toml     the resolved config          events.jsonl   everything that happened
-checkpoints/    step-N folders               logs/          one file per rank
-wandb/          tracking, also offline       lock           held while a run trains here
+- `config.toml`: the resolved config
+- `events.jsonl`: everything that happened
+- `checkpoints/`: folders `step-N`
+- `logs/`: one file per rank but the first, which writes to the terminal
+- `wandb/`: tracking, also offline
+- `lock`: held while a process trains here
 """
 
 from __future__ import annotations
@@ -27,41 +30,45 @@ LOCK_NAME = "lock"
 
 
 def prepare_run_folder(config: RunConfig, inputs: RunInputs) -> RunState | None:
-    """Creates the run's folder, or checks that what is there may be continued.
+    """Writes the resolved config into the run's folder, if the run may go on there.
 
-    Returns the state of the newest whole checkpoint, None when the run starts from its first step.
-
-    Raises:
-        InputError: the folder belongs to a run that means something else, or the shards changed.
+    Returns and raises what `check_run_folder` does, and InputError if the folder cannot be written.
     """
+    state = check_run_folder(config, inputs)
     folder = config.run.folder
-    stored = folder / CONFIG_NAME
-    state = None
-    if stored.exists():
-        changes = meaning_changes(load_config(stored), config)
-        if changes:
-            lines = "".join(f"\n  {change}" for change in changes)
-            raise InputError(
-                f"{folder} holds a run with another config; undo this or choose another run.folder:"
-                f"{lines}"
-            )
-        state = newest_state(folder)
-        if state:
-            check_same_shards(state, inputs.fingerprints(config))
     try:
         (folder / LOGS_NAME).mkdir(parents=True, exist_ok=True)
         temporary = folder / f"{CONFIG_NAME}.partial"
         temporary.write_text(dump_config(config), encoding="utf-8")
-        os.replace(temporary, stored)
+        os.replace(temporary, folder / CONFIG_NAME)
     except OSError as error:
         raise InputError(f"run.folder {folder} cannot be written: {error.strerror}") from None
     return state
 
 
-def newest_state(folder: Path) -> RunState | None:
-    """The state in the newest whole checkpoint of a run."""
+def check_run_folder(config: RunConfig, inputs: RunInputs) -> RunState | None:
+    """The state that the run would continue from, None when it would start from its first step.
+
+    Raises:
+        InputError: the folder belongs to a run that means something else, the shards changed, or no
+            checkpoint in it is whole.
+    """
+    folder = config.run.folder
+    if not (folder / CONFIG_NAME).exists():
+        return None
+    changes = meaning_changes(load_config(folder / CONFIG_NAME), config)
+    if changes:
+        lines = "".join(f"\n  {change}" for change in changes)
+        raise InputError(
+            f"{folder} holds a run with another config; undo this or choose another run.folder:"
+            f"{lines}"
+        )
     checkpoint = newest_whole(folder / CHECKPOINTS_NAME)
-    return read_state(checkpoint) if checkpoint else None
+    if checkpoint is None:
+        return None
+    state = read_state(checkpoint)
+    check_same_shards(state, inputs.fingerprints(config))
+    return state
 
 
 def check_same_shards(state: RunState, fingerprints: dict[str, str]) -> None:

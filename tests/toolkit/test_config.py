@@ -86,6 +86,26 @@ def test_problems_between_sections(sections: dict[str, Any], problem: str) -> No
     assert problems_of(tiny_tree(DATA, RUN, **sections)) == [problem]
 
 
+def test_a_run_that_never_probes_needs_no_probe_that_fits() -> None:
+    sections = {"probe": {"rows_per_domain": 160}, "mixture": {"mixer": "fixed"}}
+    assert parse_config(tiny_tree(DATA, RUN, **sections), where="x").probe.rows_per_domain == 160
+
+
+@pytest.mark.parametrize(
+    ("section", "values"),
+    [
+        ("run", {"num_steps": True}),
+        ("run", {"num_ranks": 2.0}),
+        ("optimizer", {"learning_rate": "1e-3"}),
+        ("model", {"tie_embeddings": 1}),
+    ],
+)
+def test_values_are_of_their_own_type(section: str, values: dict[str, Any]) -> None:
+    (key,) = values
+    (problem,) = problems_of(tiny_tree(DATA, RUN, **{section: values}))
+    assert problem.startswith(f"{section}.{key} = ")
+
+
 def test_weights_are_all_given_or_none() -> None:
     tree = tiny_tree(DATA, RUN)
     tree["domains"]["fruit"]["weight"] = 0.5

@@ -182,6 +182,35 @@ def test_the_pieces_it_is_taken_in_do_not_matter(pieces: list[int]) -> None:
     assert [pair for piece in pieces for pair in pairs(order, piece)] == whole
 
 
+def test_neither_does_how_far_ahead_it_is_computed(monkeypatch: pytest.MonkeyPatch) -> None:
+    log = log_of(*CHANGING)
+    whole = pairs(make_order(log), 300)
+    for num_samples_ahead in (1, 5, 32):
+        monkeypatch.setattr("toolkit.order.NUM_SAMPLES_AHEAD", num_samples_ahead)
+        order = make_order(log)
+        assert [pair for _ in range(100) for pair in pairs(order, 3)] == whole
+
+
+@pytest.mark.parametrize("position", range(3, 90, 3))
+def test_an_appointment_holds_also_for_what_was_computed_ahead(position: int) -> None:
+    weights = [0, 1, 2, 5]
+    whole = pairs(make_order(log_of((0, [1, 1, 1, 1]), (position, weights))), 120)
+    log = log_of((0, [1, 1, 1, 1]))
+    order = make_order(log)
+    before = [pair for _ in range(position // 3) for pair in pairs(order, 3)]
+    log.append(log_of((position, weights)).latest)
+    assert before + pairs(order, 120 - position) == whole
+
+
+def test_an_order_may_be_set_back() -> None:
+    order = make_order(log_of(*CHANGING))
+    order.take(70)
+    state = order.state_dict()
+    rest = pairs(order, 40)
+    order.load_state_dict(state)
+    assert pairs(order, 40) == rest
+
+
 @pytest.mark.parametrize("position", range(0, 140, 7))
 def test_restore_at_a_position_gives_the_rest(position: int) -> None:
     log = log_of(*CHANGING)

@@ -8,7 +8,8 @@ from typing import Any
 import pytest
 
 from toolkit.history import RunHistory
-from toolkit.picture import PALETTE, domain_colours, draw, spread
+from toolkit.picture import PALETTE, domain_colours, draw
+from toolkit.picture_layout import spread, wrapped
 
 BATCH = 32
 ROW = 128  # tokens per sample
@@ -100,13 +101,11 @@ def test_a_picture_of_each_kind_of_run(
     assert list(tmp_path.iterdir()) == [path]
 
 
-@pytest.mark.parametrize("name", ["d", "a domain with quite a long name", "W" * 30])
-@pytest.mark.parametrize("num_domains", [6, 40])
-def test_no_text_is_clipped_and_no_label_covers_another(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, num_domains: int, name: str
-) -> None:
+def figure_of(
+    monkeypatch: pytest.MonkeyPatch, path: Path, history: RunHistory, **options: Any
+) -> Any:
+    """Draws a history and returns the matplotlib figure that was saved."""
     from matplotlib.figure import Figure
-    from matplotlib.text import Text
 
     figures = []
     savefig = Figure.savefig
@@ -116,8 +115,20 @@ def test_no_text_is_clipped_and_no_label_covers_another(
         savefig(figure, path, **options)
 
     monkeypatch.setattr(Figure, "savefig", record)
-    draw(run(num_domains, 20, name=name), tmp_path / "mixture.png", baseline=run(6, 0))
+    draw(history, path, **options)
     (figure,) = figures
+    return figure
+
+
+@pytest.mark.parametrize("name", ["d", "a domain with quite a long name", "W" * 30])
+@pytest.mark.parametrize("num_domains", [6, 40])
+def test_no_text_is_clipped_and_no_label_covers_another(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, num_domains: int, name: str
+) -> None:
+    from matplotlib.text import Text
+
+    history = run(num_domains, 20, name=name)
+    figure = figure_of(monkeypatch, tmp_path / "mixture.png", history, baseline=run(6, 0))
     texts = [text for text in figure.findobj(Text) if text.get_text() and text.get_visible()]
     for text in texts:
         box = text.get_window_extent()
@@ -128,6 +139,44 @@ def test_no_text_is_clipped_and_no_label_covers_another(
     boxes = sorted((label.get_window_extent() for label in labels), key=lambda box: box.y0)
     for below, above in pairwise(boxes):
         assert above.y0 >= below.y1 - 4, (below, above)  # pixels, of 25 to a line
+
+
+@pytest.mark.parametrize(
+    ("num_updates", "title", "labels"),
+    [
+        (
+            40,
+            "Mixture weights, as trained on; all started at 25.0%",
+            ["d_0 3% ↓", "d_1 3% ↓", "d_2 3% ↓", "d_3 90% ↑"],
+        ),
+        (
+            80,
+            "Mixture weights, as trained on; all started at 25.0%",
+            ["d_0 0.4% ↓", "d_1 0.4% ↓", "d_2 0.4% ↓", "d_3 99% ↑"],
+        ),
+        (0, "Mixture weights, as trained on", ["d_0 25%", "d_1 25%", "d_2 25%", "d_3 25%"]),
+    ],
+)
+def test_labels_tell_where_each_weight_went(
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    num_updates: int,
+    title: str,
+    labels: list[str],
+) -> None:
+    history = run(4, num_updates, name="d")
+    axes = figure_of(monkeypatch, tmp_path / "mixture.png", history).axes[0]
+    assert axes.get_title(loc="left") == title
+    assert sorted(text.get_text().strip() for text in axes.texts if text.get_text()) == labels
+
+
+def test_the_title_of_an_unequal_start_names_no_weight(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    history = run(2, 1)
+    history.start["weights"] = {"domain_0": 0.8, "domain_1": 0.2}
+    axes = figure_of(monkeypatch, tmp_path / "mixture.png", history).axes[0]
+    assert axes.get_title(loc="left") == "Mixture weights, as trained on"
 
 
 @pytest.mark.parametrize("final", [3.5, 4.5])
@@ -242,3 +291,17 @@ def test_colours_stand_out_from_white() -> None:
 )
 def test_spread(wanted: list[float], heights: list[float]) -> None:
     assert spread(wanted, gap=0.25) == heights
+
+
+@pytest.mark.parametrize(
+    ("text", "num_characters", "lines"),
+    [
+        ("", 10, []),
+        ("one line", 10, ["one line"]),
+        ("toward well-known and code", 12, ["toward", "well-known", "and code"]),
+        ("a, b and c, away from d", 22, ["a, b and c,", "away from d"]),
+        ("a word_longer_than_the_line", 10, ["a", "word_longer_than_the_line"]),
+    ],
+)
+def test_wrapped_lines_are_even(text: str, num_characters: int, lines: list[str]) -> None:
+    assert wrapped(text, num_characters=num_characters) == lines
