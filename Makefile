@@ -3,9 +3,10 @@ VENV ?= .venv
 PYTHON ?= python3
 TORCH ?= torch==2.13.0
 PIP = $(VENV)/bin/python -m pip --disable-pip-version-check
-STAMP = $(VENV)/installed
+# One stamp per torch, so that another one is installed when asked for.
+STAMP = $(VENV)/installed-$(subst =,-,$(TORCH))
 
-.PHONY: install demo check test test-long docs format clean
+.PHONY: install demo check test test-long docs bench format clean
 
 install: $(STAMP)
 
@@ -19,7 +20,7 @@ $(STAMP): pyproject.toml constraints.txt
 	$(PIP) install setuptools wheel ninja py-cpuinfo hatchling editables
 	DS_BUILD_OPS=0 DS_ACCELERATOR=cpu $(PIP) install --no-deps --no-build-isolation -r constraints.txt
 	$(PIP) install --no-deps --no-build-isolation --editable .
-	@touch $(STAMP)
+	@rm -f $(VENV)/installed-* && touch $(STAMP)
 
 demo: install
 	$(VENV)/bin/dga demo
@@ -35,6 +36,10 @@ test: install
 
 test-long: install
 	$(VENV)/bin/python -m pytest
+
+bench: install
+	$(VENV)/bin/python -m benchmarks.order
+	$(VENV)/bin/python -m benchmarks.update
 
 docs: install
 	$(VENV)/bin/python -m toolkit.settings > docs/settings.md

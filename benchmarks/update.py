@@ -49,7 +49,9 @@ def started_engine() -> Iterator[Engine]:
         os.environ.update(RANK="0", LOCAL_RANK="0", WORLD_SIZE="1")
         rendezvous = f"file://{Path(folder, 'rendezvous')}"
         with process_group(rank=0, world_size=1, local_rank=0, init_method=rendezvous):
-            engine = Engine(new_model(), deepspeed_config=DEEPSPEED_CONFIG)
+            engine = Engine(
+                new_model(), deepspeed_config=DEEPSPEED_CONFIG, schedule=lambda step: 1.0
+            )
             try:
                 yield engine
             finally:

@@ -130,6 +130,8 @@ def _why_untrained(message: str) -> str:
         return f"this text gives at most {at_most[1]}"
     if at_least := re.search(r"smaller than required_chars. \d+ vs (\d+)", message):
         return f"the bytes and the characters of this text alone are {at_least[1]}"
+    if "vocab_size()) > (0)" in message:
+        return "it must have at least one"
     if "!sentences_.empty()" in message:
         return "there is no text to train on"
     return message

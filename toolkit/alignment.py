@@ -211,14 +211,15 @@ def measure_alignment(
     partial_sums: list[Tensor] = []
     with engine.outside_training() as model:
         target_losses = [_differentiate(model, slicer, target, j, keep) for j in range(num_groups)]
-        partial_sums += [_dot(target_slice, target_slice), torch.stack(target_losses)]
+        partial_sums += [_square(target_slice, bucket_numel), torch.stack(target_losses)]
         for domain in domains:
             for j in range(len(domain.groups_BT)):
                 sums = torch.zeros(3, dtype=torch.float64, device=engine.device)
 
                 def dot(offset: int, part: Tensor, sums: Tensor = sums) -> None:
-                    sums[0] += _dot(part, target_slice[offset : offset + part.numel()])
-                    sums[1] += _dot(part, part)
+                    part = part.double()
+                    sums[0] += part @ target_slice[offset : offset + part.numel()].double()
+                    sums[1] += part @ part
 
                 sums[2] = _differentiate(model, slicer, domain, j, dot)
                 partial_sums.append(sums)
@@ -242,9 +243,10 @@ def _differentiate(
     return loss.detach().double()
 
 
-def _dot(a: Tensor, b: Tensor) -> Tensor:
-    product: Tensor = torch.dot(a.double(), b.double())
-    return product
+def _square(slice_: Tensor, numel: int) -> Tensor:
+    """The squared norm, in float64 without a float64 copy of the whole."""
+    squares = [part.double().square().sum() for part in torch.split(slice_, numel)]
+    return torch.stack(squares).sum()
 
 
 def _finish(partial_sums: Sequence[Tensor], *, num_groups: int) -> Alignment:
@@ -265,11 +267,11 @@ def _finish(partial_sums: Sequence[Tensor], *, num_groups: int) -> Alignment:
 
 
 def _mean(values: Sequence[float]) -> float:
-    return math.fsum(values) / len(values)
+    return sum(values) / len(values)  # fsum would raise where infinities meet
 
 
 def _standard_error(values: Sequence[float]) -> float:
     """Of the mean of independent, equally sized groups; at least two."""
     mean = _mean(values)
-    variance = math.fsum((v - mean) ** 2 for v in values) / (len(values) - 1)
+    variance = sum((v - mean) * (v - mean) for v in values) / (len(values) - 1)
     return math.sqrt(variance / len(values))

@@ -14,6 +14,7 @@ from toolkit.loader import StepLoader
 from toolkit.model import build_model
 from toolkit.order import Order, build_domain_rows
 from toolkit.probe import ProbeSource
+from toolkit.schedule import LearningRateSchedule
 from toolkit.weights import MixtureWeights, WeightLog
 
 
@@ -24,7 +25,15 @@ def build_engine(config: RunConfig, inputs: RunInputs) -> Engine:
         row_length=inputs.row_length,
         seed=config.run.seed,
     )
-    return Engine(model, deepspeed_config=deepspeed_config(config, num_ranks=dist.get_world_size()))
+    return Engine(
+        model,
+        deepspeed_config=deepspeed_config(config, num_ranks=dist.get_world_size()),
+        schedule=LearningRateSchedule(
+            shape=config.optimizer.schedule,
+            warmup_steps=config.optimizer.warmup_steps,
+            num_steps=config.run.num_steps,
+        ),
+    )
 
 
 def build_weight_log(config: RunConfig, state: RunState | None) -> WeightLog:

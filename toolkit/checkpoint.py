@@ -35,8 +35,11 @@ def save_checkpoint(engine: Engine, *, folder: Path, state: RunState, keep_last:
     dist.barrier()
     if engine.dp_rank == 0:
         publish(partial, final, state)
-        for old in checkpoint_folders(folder)[keep_last:]:
-            shutil.rmtree(old)
+        folders = checkpoint_folders(folder)
+        # Newer ones were damaged, or this run would have continued from them: that future is over.
+        newest = folders.index(final)
+        for unwanted in folders[:newest] + folders[newest + keep_last :]:
+            shutil.rmtree(unwanted)
     dist.barrier()
     return final
 

@@ -83,7 +83,8 @@ def publish(partial: Path, final: Path, state: RunState) -> None:
     # The second line lets the manifest vouch for itself too.
     manifest.write_text(f"{content}\n{_hash(content)}\n", encoding="utf-8")
     _sync(manifest)
-    _sync(partial)
+    for path in (partial, *(p for p in partial.rglob("*") if p.is_dir())):
+        _sync(path)
     if final.exists():
         shutil.rmtree(final)
     os.replace(partial, final)

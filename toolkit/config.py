@@ -38,7 +38,7 @@ class RunSection(Section):
     """Folder of the run: resolved config, events, checkpoints, logs. Created if missing."""
     num_steps: int = Field(gt=0)
     """Optimizer steps of the whole run."""
-    seed: int = 0
+    seed: int = Field(0, ge=0, lt=1 << 63)
     """Seed of the initial parameters, of dropout, and of the order of rows."""
     num_ranks: int = Field(1, gt=0)
     """Ranks that share the training. `dga train` starts them on this machine, one per CUDA device
@@ -76,7 +76,7 @@ class ModelSection(Section):
     num_layers: int = Field(gt=0)
     """Decoder layers."""
     num_heads: int = Field(gt=0)
-    """Attention heads; must divide hidden_size."""
+    """Attention heads; hidden_size must be a multiple of twice as many."""
     num_key_value_heads: int | None = Field(None, gt=0)
     """Heads of keys and values; must divide num_heads. As many as num_heads when left out."""
     intermediate_size: int | None = Field(None, gt=0)
@@ -92,9 +92,10 @@ class ModelSection(Section):
 
     @model_validator(mode="after")
     def _heads_divide(self) -> Self:
-        if self.hidden_size % self.num_heads:
+        if self.hidden_size % (2 * self.num_heads):
             raise ValueError(
-                f"hidden_size {self.hidden_size} must be a multiple of num_heads {self.num_heads}"
+                f"hidden_size {self.hidden_size} must be a multiple of 2 × num_heads = "
+                f"{2 * self.num_heads}: rotary embeddings turn pairs"
             )
         if self.num_heads % (self.num_key_value_heads or self.num_heads):
             raise ValueError(
@@ -117,16 +118,16 @@ class OptimizerSection(Section):
     learning_rate: float = Field(gt=0, allow_inf_nan=False)
     """Peak learning rate."""
     schedule: Literal["cosine", "constant"] = "cosine"
-    """After warm-up: a cosine to 1/10 of the peak at num_steps, or constant."""
-    warmup_steps: int = Field(10, ge=2)
-    """Steps over which the learning rate rises linearly from 0 to the peak."""
+    """After warm-up: a cosine that takes 1/10 of the peak at the last step, or constant."""
+    warmup_steps: int = Field(10, ge=1)
+    """Steps over which the learning rate rises linearly; the last of them takes the peak."""
     weight_decay: float = Field(0.1, ge=0, allow_inf_nan=False)
     """Decoupled weight decay."""
     betas: Annotated[tuple[Unit, Unit], Strict(False)] = (0.9, 0.95)
     """Decay rates of the averages of the gradient and of its square."""
-    epsilon: float = Field(1e-8, gt=0)
+    epsilon: float = Field(1e-8, gt=0, allow_inf_nan=False)
     """Added to the root of the averaged square."""
-    max_gradient_norm: float = Field(1.0, ge=0)
+    max_gradient_norm: float = Field(1.0, ge=0, allow_inf_nan=False)
     """Gradients are clipped to this global norm; 0 switches clipping off."""
 
 
@@ -136,9 +137,10 @@ class EngineSection(Section):
     zero_stage: Literal[0, 1, 2, 3] = 2
     """What is sharded over the ranks: nothing, optimizer states, gradients too, parameters too."""
     precision: Literal["fp32", "bf16"] = "fp32"
-    """Type of the parameters in forward and backward; from ZeRO 1 on the optimizer's are fp32."""
+    """Type of the parameters in forward and backward. The optimizer's own are fp32; gradients are
+    accumulated in fp32 from ZeRO 1 on."""
     deepspeed: dict[str, Any] = {}
-    """Merged over the generated DeepSpeed JSON, for settings that this config does not name."""
+    """Added to the generated DeepSpeed JSON: settings that this config does not have."""
 
 
 class MixtureSection(Section):

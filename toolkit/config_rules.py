@@ -3,13 +3,17 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Iterator
 from typing import Any
 
 from pydantic import BaseModel
 
 from toolkit.config import RunConfig
+from toolkit.deepspeed_config import generated_deepspeed_config
 
 MAX_WEIGHT_SUM_ERROR = 1e-6
+OVERRIDABLE = {"zero_optimization.overlap_comm"}
+"""Generated DeepSpeed settings that are a choice of ours and not of the config."""
 
 
 def check_together(config: RunConfig) -> list[str]:
@@ -38,22 +42,48 @@ def check_together(config: RunConfig) -> list[str]:
     if config.mixture.mixer != "fixed":
         problems += _probe_problems(config)
     num_live = sum(w != 0 for w in weights)
-    if config.mixture.min_weight * num_live > 1:
+    if config.mixture.min_weight * num_live >= 1:
         problems.append(
             f"mixture.min_weight = {config.mixture.min_weight}: "
-            f"{num_live} domains cannot all have it"
+            f"must be less than 1/{num_live}, an equal share of the {num_live} domains"
         )
     if config.optimizer.warmup_steps >= config.run.num_steps:
         problems.append(
             f"optimizer.warmup_steps = {config.optimizer.warmup_steps}: must be less than "
             f"run.num_steps = {config.run.num_steps}"
         )
+    problems += _passthrough_problems(config)
     return problems
 
 
+def _passthrough_problems(config: RunConfig) -> list[str]:
+    """Keys of engine.deepspeed that would contradict what the rest of the config says."""
+    generated = set(_leaves(generated_deepspeed_config(config, num_ranks=config.run.num_ranks)))
+    return [
+        f"engine.deepspeed.{key}: generated from this config; change the setting it comes from"
+        for key in _leaves(config.engine.deepspeed)
+        if key not in OVERRIDABLE
+        and any(f"{key}.".startswith(f"{g}.") or f"{g}.".startswith(f"{key}.") for g in generated)
+    ]
+
+
+def _leaves(tree: dict[str, Any], prefix: str = "") -> Iterator[str]:
+    for key, value in tree.items():
+        if isinstance(value, dict) and value:
+            yield from _leaves(value, f"{prefix}{key}.")
+        else:
+            yield f"{prefix}{key}"
+
+
 def _probe_problems(config: RunConfig) -> list[str]:
-    rows_per_pass = config.batch.micro_batch_size * config.run.num_ranks
+    mixture, num_steps = config.mixture, config.run.num_steps
     problems = []
+    if mixture.every_steps + config.data.weight_lag >= num_steps:
+        problems.append(
+            f"mixture.every_steps = {mixture.every_steps}: with data.weight_lag = "
+            f"{config.data.weight_lag} no update takes effect within run.num_steps = {num_steps}"
+        )
+    rows_per_pass = config.batch.micro_batch_size * config.run.num_ranks
     for name in ("rows_per_domain", "target_rows"):
         num_rows = getattr(config.probe, name)
         if num_rows > rows_per_pass * config.probe.num_groups:

@@ -11,13 +11,18 @@ NEVER = 1 << 62
 
 def deepspeed_config(config: RunConfig, *, num_ranks: int) -> dict[str, Any]:
     """What `deepspeed.initialize` is given for this run on `num_ranks` ranks."""
-    generated = {
+    generated = generated_deepspeed_config(config, num_ranks=num_ranks)
+    return _merged(generated, config.engine.deepspeed)
+
+
+def generated_deepspeed_config(config: RunConfig, *, num_ranks: int) -> dict[str, Any]:
+    """The same without the user's own additions."""
+    return {
         "train_batch_size": config.batch.global_batch_size,
         "train_micro_batch_size_per_gpu": config.batch.micro_batch_size,
         "gradient_accumulation_steps": config.num_micro_batches(num_ranks),
         "gradient_clipping": config.optimizer.max_gradient_norm,
         "optimizer": _optimizer(config.optimizer),
-        "scheduler": _scheduler(config.optimizer, num_steps=config.run.num_steps),
         "bf16": {"enabled": config.engine.precision == "bf16"},
         "data_types": {"grad_accum_dtype": _accumulation_dtype(config.engine)},
         "zero_optimization": {
@@ -28,7 +33,6 @@ def deepspeed_config(config: RunConfig, *, num_ranks: int) -> dict[str, Any]:
         "steps_per_print": NEVER,
         "wall_clock_breakdown": False,
     }
-    return _merged(generated, config.engine.deepspeed)
 
 
 def _accumulation_dtype(section: EngineSection) -> str:
@@ -46,29 +50,6 @@ def _optimizer(section: OptimizerSection) -> dict[str, Any]:
             "weight_decay": section.weight_decay,
             # torch's AdamW: DeepSpeed's own needs a compiler on the machine that trains.
             "torch_adam": True,
-        },
-    }
-
-
-def _scheduler(section: OptimizerSection, *, num_steps: int) -> dict[str, Any]:
-    if section.schedule == "constant":
-        return {
-            "type": "WarmupLR",
-            "params": {
-                "warmup_min_lr": 0.0,
-                "warmup_max_lr": section.learning_rate,
-                "warmup_num_steps": section.warmup_steps,
-                "warmup_type": "linear",
-            },
-        }
-    return {
-        "type": "WarmupCosineLR",
-        "params": {
-            "total_num_steps": num_steps,
-            "warmup_min_ratio": 0.0,
-            "warmup_num_steps": section.warmup_steps,
-            "warmup_type": "linear",
-            "cos_min_ratio": 0.1,
         },
     }
 

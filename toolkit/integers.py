@@ -17,6 +17,7 @@ GOLDEN64 = 0x9E3779B97F4A7C15
 
 NUM_FEISTEL_ROUNDS = 6
 
+I64 = NDArray[np.int64]
 U64 = NDArray[np.uint64]
 
 
@@ -46,24 +47,34 @@ def derive_key(*parts: int | str) -> int:
     return key
 
 
-def permute(indices: U64, *, size: int, key: int) -> U64:
-    """Where a keyed permutation of range(size) sends each of `indices`, without a table.
+def derive_keys(keys: U64, parts: U64) -> U64:
+    """`derive_key` of each key and part."""
+    golden = np.uint64(GOLDEN64)
+    outer = mix64_array(mix64_array(keys) + golden)
+    return mix64_array(outer * golden + mix64_array(parts) + golden)
 
-    A balanced Feistel network on the smallest even number of bits that holds `size`, walked along
-    its cycle until it falls below `size` again (Black and Rogaway 2002): at most four steps on
+
+def permute(indices: I64, *, sizes: I64, keys: U64) -> I64:
+    """Where keyed permutations of range(sizes[i]) send indices[i], without a table.
+
+    A balanced Feistel network on the smallest even number of bits that holds the size, walked along
+    its cycle until it falls below the size again (Black and Rogaway 2002): at most four steps on
     average.
     """
-    half_bits = np.uint64(max(1, ((size - 1).bit_length() + 1) // 2))
-    half_mask = (np.uint64(1) << half_bits) - np.uint64(1)
-    round_keys = [np.uint64(derive_key(key, r)) for r in range(NUM_FEISTEL_ROUNDS)]
-
-    def encrypt(values: U64) -> U64:
-        left, right = values >> half_bits, values & half_mask
-        for round_key in round_keys:
-            left, right = right, left ^ (mix64_array(right ^ round_key) & half_mask)
-        return (left << half_bits) | right
-
-    values = encrypt(np.asarray(indices, dtype=np.uint64))
-    while (outside := values >= size).any():
-        values[outside] = encrypt(values[outside])
-    return values
+    # The exponent of a float is the number of bits of a whole number.
+    half_bits = np.maximum(1, (np.frexp(sizes - 1)[1] + 1) // 2).astype(np.uint64)
+    half_masks = (np.uint64(1) << half_bits) - np.uint64(1)
+    rounds = np.arange(NUM_FEISTEL_ROUNDS, dtype=np.uint64)
+    round_keys = derive_keys(keys, rounds[:, None])
+    limits = sizes.astype(np.uint64)
+    values = indices.astype(np.uint64)
+    outside = np.arange(len(values))
+    while len(outside):
+        bits, mask, inputs = half_bits[outside], half_masks[outside], values[outside]
+        left, right = inputs >> bits, inputs & mask
+        for round_key in round_keys[:, outside]:
+            left, right = right, left ^ (mix64_array(right ^ round_key) & mask)
+        outputs = (left << bits) | right
+        values[outside] = outputs
+        outside = outside[outputs >= limits[outside]]
+    return values.astype(np.int64)

@@ -24,6 +24,7 @@ import torch
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
+from shards.errors import InputError
 from shards.read import RowReader
 from toolkit.order import Order, RowKeys
 from toolkit.processes import end_with
@@ -59,7 +60,7 @@ class StepLoader:
         # The order's state after each step that was drawn and not yet handed out.
         self._drawn: deque[dict[str, Any]] = deque()
         self._state = order.state_dict()
-        self._data_loader: DataLoader[Tensor] = DataLoader(
+        self._data_loader: DataLoader[Tensor | InputError] = DataLoader(
             _Rows(reader),
             batch_size=None,
             sampler=_Draws(self),
@@ -69,19 +70,27 @@ class StepLoader:
             generator=torch.Generator(),
             worker_init_fn=_LoaderProcess(os.getpid()),
         )
-        self._batches: Iterator[Tensor] | None = None
+        self._batches: Iterator[Tensor | InputError] | None = None
 
     def next_step(self) -> list[Tensor]:
         """This rank's micro-batches of the next step, each int64 (micro_batch_size, row_length).
 
         Raises:
             StopIteration: after the last step of the run.
+            InputError: a shard is not what its manifest says.
         """
         if self._batches is None:
             self._batches = iter(self._data_loader)
-        micro_batches = [next(self._batches) for _ in range(self._num_micro_batches)]
+        micro_batches = [self._next_batch(self._batches) for _ in range(self._num_micro_batches)]
         self._state = self._drawn.popleft()
         return micro_batches
+
+    @staticmethod
+    def _next_batch(batches: Iterator[Tensor | InputError]) -> Tensor:
+        batch = next(batches)
+        if isinstance(batch, InputError):
+            raise batch
+        return batch
 
     @property
     def num_drawn_samples(self) -> int:
@@ -133,14 +142,17 @@ class _LoaderProcess:
         end_with(self.parent)
 
 
-class _Rows(Dataset[Tensor]):
+class _Rows(Dataset["Tensor | InputError"]):
     """What DataLoader indexes, here or in a loader process: stateless but for open files."""
 
     def __init__(self, reader: RowReader) -> None:
         self._reader = reader
 
-    def __getitem__(self, keys: RowKeys) -> Tensor:
-        return read_rows(self._reader, keys)
+    def __getitem__(self, keys: RowKeys) -> Tensor | InputError:
+        try:
+            return read_rows(self._reader, keys)
+        except InputError as error:
+            return error  # raised here, DataLoader would wrap its one sentence in a traceback
 
 
 def read_rows(reader: RowReader, keys: RowKeys) -> Tensor:

@@ -11,6 +11,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal
 
+LEAST_LOGIT = -700.0
+"""exp() of it is still a normal number."""
+
 Normalise = Literal["none", "norms", "standardise"]
 
 
@@ -113,7 +116,10 @@ def with_floor(
 
 def _softmax(logits: Sequence[float]) -> tuple[float, ...]:
     largest = max(logits)
-    return _normalised([math.exp(logit - largest) for logit in logits])
+    # A weight that underflowed to 0 would never come back.
+    return _normalised(
+        [math.exp(max(x - largest, LEAST_LOGIT)) if x > -math.inf else 0.0 for x in logits]
+    )
 
 
 def _normalised(weights: Sequence[float]) -> tuple[float, ...]:

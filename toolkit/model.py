@@ -45,6 +45,6 @@ def build_model(section: ModelSection, *, vocab_size: int, row_length: int, seed
         eos_token_id=None,
         pad_token_id=None,
     )
-    with torch.random.fork_rng():
+    with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         return NextTokenLoss(LlamaForCausalLM(LlamaConfig(**options)))

@@ -22,9 +22,8 @@ from dataclasses import KW_ONLY, dataclass
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 
-from toolkit.integers import GOLDEN64, NUM_FEISTEL_ROUNDS, U64, derive_key, mix64_array
+from toolkit.integers import GOLDEN64, I64, U64, derive_key, derive_keys, mix64_array, permute
 from toolkit.weights import MixtureWeights, WeightLog
 
 STATE_VERSION = 1
@@ -33,8 +32,6 @@ UNITS = 1 << 32
 
 NUM_SAMPLES_AHEAD = 1 << 13
 """At most this many samples are computed at once, unless more are asked for."""
-
-I64 = NDArray[np.int64]
 
 
 def quota_units(weights: Sequence[float]) -> U64:
@@ -141,42 +138,14 @@ class RowFinder:
         windows = (self._slots_of(places) - first_slots) // num_slots
         starts = self._places[first_slots + windows * num_slots]
         ends = self._places[np.minimum(first_slots + (windows + 1) * num_slots, end_slots)]
-        keys = _derive_keys(self._epoch_keys[domains], windows.astype(np.uint64))
-        places = starts + _permute(places - starts, sizes=ends - starts, keys=keys)
+        keys = derive_keys(self._epoch_keys[domains], windows.astype(np.uint64))
+        places = starts + permute(places - starts, sizes=ends - starts, keys=keys)
         slots = self._slots_of(places)
         rows: I64 = self._rows[slots] + places - self._places[slots]
         return rows
 
     def _slots_of(self, places: I64) -> I64:
         return np.searchsorted(self._places, places, side="right") - 1
-
-
-def _derive_keys(keys: U64, parts: U64) -> U64:
-    """`derive_key` of each key and part."""
-    golden = np.uint64(GOLDEN64)
-    outer = mix64_array(mix64_array(keys) + golden)
-    return mix64_array(outer * golden + mix64_array(parts) + golden)
-
-
-def _permute(indices: I64, *, sizes: I64, keys: U64) -> I64:
-    """`permute` of each index, with a size and a key of its own."""
-    # The exponent of a float is the number of bits of a whole number.
-    half_bits = np.maximum(1, (np.frexp(sizes - 1)[1] + 1) // 2).astype(np.uint64)
-    half_masks = (np.uint64(1) << half_bits) - np.uint64(1)
-    rounds = np.arange(NUM_FEISTEL_ROUNDS, dtype=np.uint64)
-    round_keys = _derive_keys(keys, rounds[:, None])
-    limits = sizes.astype(np.uint64)
-    values = indices.astype(np.uint64)
-    outside = np.arange(len(values))
-    while len(outside):
-        bits, mask, inputs = half_bits[outside], half_masks[outside], values[outside]
-        left, right = inputs >> bits, inputs & mask
-        for round_key in round_keys[:, outside]:
-            left, right = right, left ^ (mix64_array(right ^ round_key) & mask)
-        outputs = (left << bits) | right
-        values[outside] = outputs
-        outside = outside[outputs >= limits[outside]]
-    return values.astype(np.int64)
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -21,6 +21,7 @@ from toolkit.checkpoint_files import RunState, newest_whole, read_state
 from toolkit.config import RunConfig
 from toolkit.config_file import dump_config, load_config
 from toolkit.config_rules import meaning_changes
+from toolkit.history import EVENTS_FILE
 from toolkit.inputs import RunInputs
 
 CONFIG_NAME = "config.toml"
@@ -50,8 +51,8 @@ def check_run_folder(config: RunConfig, inputs: RunInputs) -> RunState | None:
     """The state that the run would continue from, None when it would start from its first step.
 
     Raises:
-        InputError: the folder belongs to a run that means something else, the shards changed, or no
-            checkpoint in it is whole.
+        InputError: the folder belongs to a run that means something else, the shards changed, no
+            checkpoint in it is whole, or events are missing.
     """
     folder = config.run.folder
     if not (folder / CONFIG_NAME).exists():
@@ -68,6 +69,9 @@ def check_run_folder(config: RunConfig, inputs: RunInputs) -> RunState | None:
         return None
     state = read_state(checkpoint)
     check_same_shards(state, inputs.fingerprints(config))
+    events = folder / EVENTS_FILE
+    if not events.exists() or events.stat().st_size < state.events_bytes:
+        raise InputError(f"{events} is shorter than at step {state.step}; restore it")
     return state
 
 

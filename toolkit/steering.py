@@ -100,12 +100,7 @@ def propose(
             guard_rails=(),
             dropped="a measured number is not finite",
         )
-    scores = alignment_scores(
-        alignment.inner_products,
-        norms=alignment.norms,
-        target_norm=alignment.target_norm,
-        normalise=mixture.normalise,
-    )
+    scores = _scores(alignment, prior=prior, mixture=mixture)
     proposal, raised = _propose(scores, current=current, prior=prior, mixture=mixture)
     return Decision(
         effective_from=effective_from,
@@ -115,6 +110,21 @@ def propose(
         guard_rails=tuple(f"floor: {domains[i]} held at {mixture.min_weight}" for i in raised),
         dropped=None,
     )
+
+
+def _scores(
+    alignment: Alignment, *, prior: Sequence[float], mixture: MixtureSection
+) -> tuple[float, ...]:
+    """The alignments on one scale; domains that are switched off have no part in it and score 0."""
+    live = [i for i, weight in enumerate(prior) if weight > 0]
+    scores = alignment_scores(
+        [alignment.inner_products[i] for i in live],
+        norms=[alignment.norms[i] for i in live],
+        target_norm=alignment.target_norm,
+        normalise=mixture.normalise,
+    )
+    by_domain = dict(zip(live, scores, strict=True))
+    return tuple(by_domain.get(i, 0.0) for i in range(len(prior)))
 
 
 def _propose(

@@ -24,6 +24,7 @@ from toolkit.config import RunConfig
 from toolkit.history import EVENTS_FILE
 
 WANDB_ID_NAME = "wandb_id"
+WANDB_FINISH_SECONDS = 60
 
 
 class Tracker:
@@ -104,10 +105,16 @@ def _start_wandb(config: RunConfig) -> Any:
             mode=None if mode == "auto" else mode,
             config=config.model_dump(mode="json"),
             settings=wandb.Settings(
-                silent=True, console="off", disable_git=True, disable_code=True, x_disable_meta=True
+                silent=True,
+                console="off",
+                disable_git=True,
+                disable_code=True,
+                x_disable_meta=True,
+                # Without a limit, a run whose server is gone never ends.
+                finish_timeout=WANDB_FINISH_SECONDS,
             ),
         )
-    except wandb.Error as error:
+    except Exception as error:  # settings from the environment raise errors of other libraries
         print(f"wandb did not start and is off for this run: {error}", file=sys.stderr)
         return None
     run.define_metric("step")
@@ -119,7 +126,9 @@ def _wandb_id(folder: Path) -> str:
     """The run's id in wandb, made once and kept beside the run."""
     path = folder / WANDB_ID_NAME
     if not path.exists():
-        path.write_text(secrets.token_hex(4), encoding="utf-8")
+        partial = path.with_name(f"{WANDB_ID_NAME}.partial")
+        partial.write_text(secrets.token_hex(4), encoding="utf-8")
+        os.replace(partial, path)
     return path.read_text(encoding="utf-8").strip()
 
 

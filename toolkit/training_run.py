@@ -148,6 +148,7 @@ class TrainingRun:
         first_step = self.step + self.config.data.weight_lag
         effective_from = first_step * self.config.batch.global_batch_size
         assert effective_from >= self.loader.num_drawn_samples, "rows were drawn too far ahead"
+        self.weight_log.forget(self.step * self.config.batch.global_batch_size)
         event = steer(
             engine=self.engine,
             probes=self.probes,

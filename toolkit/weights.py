@@ -47,8 +47,8 @@ def check_distribution(weights: Sequence[float], *, name: str) -> None:
 class WeightLog:
     """The appointments of one run, oldest first.
 
-    Only entries that can still matter are kept: the one in effect at the consumed position and
-    those after it. The whole history is in the run's events.
+    The whole history is in the run's events; here entries may be forgotten once a later one is in
+    effect.
     """
 
     def __init__(self, entries: Sequence[MixtureWeights]) -> None:
@@ -60,13 +60,6 @@ class WeightLog:
     def latest(self) -> MixtureWeights:
         """The last appointment made, in effect already or not."""
         return self._entries[-1]
-
-    def at(self, sample: int) -> MixtureWeights:
-        """The weights in effect for the global sample index `sample`."""
-        position = self._position(sample)
-        if position < 0:
-            raise ValueError(f"sample {sample} lies before the log's first entry")
-        return self._entries[position]
 
     def append(self, weights: MixtureWeights) -> None:
         """Adds an appointment later than all others."""
@@ -85,6 +78,8 @@ class WeightLog:
         """Cuts the samples [start, stop) where the weights change: (start, stop, weights)."""
         while start < stop:
             position = self._position(start)
+            if position < 0:
+                raise ValueError(f"sample {start} lies before the log's first entry")
             last = position + 1 == len(self._entries)
             end = stop if last else min(stop, self._entries[position + 1].effective_from)
             yield start, end, self._entries[position]
@@ -93,6 +88,10 @@ class WeightLog:
     def tail(self, sample: int) -> WeightLog:
         """The log without what is over at `sample`."""
         return WeightLog(self._entries[max(0, self._position(sample)) :])
+
+    def forget(self, sample: int) -> None:
+        """Drops what is over at `sample`; nothing before it may be asked for again."""
+        del self._entries[: max(0, self._position(sample))]
 
     def state_dict(self) -> dict[str, Any]:
         return {

@@ -11,6 +11,7 @@ import torch
 from ranks import run_on_ranks
 from torch import Tensor, nn
 
+from toolkit import alignment
 from toolkit.alignment import Alignment, GradientSlicer, ProbeRows, measure_alignment
 from toolkit.config import ModelSection
 from toolkit.engine import Engine
@@ -71,6 +72,7 @@ def measure_on_rank(
             "bf16": {"enabled": precision == "bf16"},
             "zero_optimization": {"stage": zero_stage, "overlap_comm": False},
         },
+        schedule=lambda step: 1.0,
     )
     *domains, target = [
         share(rows, rank=engine.dp_rank, world_size=world_size) for rows in probe_rows()
@@ -174,6 +176,17 @@ def test_a_rank_holds_its_slice_only() -> None:
     largest, whole = run_on_ranks(2, largest_kept_on_rank)[0]
     embedding = VOCAB_SIZE * 24
     assert largest == math.ceil(embedding / 2) < whole / 2
+
+
+def test_infinities_that_meet_make_a_number_that_is_not_finite() -> None:
+    triples = [[math.inf, math.inf, 1.0], [-math.inf, math.inf, 1.0]]
+    sums = [torch.tensor(1.0), torch.tensor([1.0, 1.0]), *(torch.tensor(t) for t in triples)]
+    result = run_on_ranks(1, finish_on_rank, sums)[0]
+    assert math.isnan(result.inner_products[0]) and not result.is_finite
+
+
+def finish_on_rank(sums: list[Tensor]) -> Alignment:
+    return alignment._finish([s.double() for s in sums], num_groups=2)
 
 
 def test_one_overflow_makes_the_measurement_unusable() -> None:

@@ -41,7 +41,8 @@ def test_all_problems_are_reported_together() -> None:
     tree["zero_stage"] = 2
     assert problems_of(tree) == [
         "domains.fruit.weigth: unknown key; did you mean domains.fruit.weight?",
-        "model: hidden_size 32 must be a multiple of num_heads 5",
+        "model: hidden_size 32 must be a multiple of 2 × num_heads = 10: rotary embeddings turn "
+        "pairs",
         "optimizer.learning_rate = -1.0: input should be greater than 0",
         "optimizer.learning_rte: unknown key; did you mean optimizer.learning_rate?",
         "mixture.mixer = 'dgaa': input should be 'fixed', 'observe' or 'dga'",
@@ -74,7 +75,7 @@ def test_all_problems_are_reported_together() -> None:
         ),
         (
             {"mixture": {"min_weight": 0.4}},
-            "mixture.min_weight = 0.4: 3 domains cannot all have it",
+            "mixture.min_weight = 0.4: must be less than 1/3, an equal share of the 3 domains",
         ),
         (
             {"optimizer": {"warmup_steps": 12}},
@@ -84,6 +85,28 @@ def test_all_problems_are_reported_together() -> None:
 )
 def test_problems_between_sections(sections: dict[str, Any], problem: str) -> None:
     assert problems_of(tiny_tree(DATA, RUN, **sections)) == [problem]
+
+
+def test_additions_for_deepspeed_contradict_nothing() -> None:
+    additions = {
+        "gradient_accumulation_steps": 2,
+        "optimizer": {"type": "Lion"},
+        "bf16": {"enabled": True},
+        "zero_optimization": {"stage": 1, "reduce_bucket_size": 1000, "overlap_comm": True},
+    }
+    words = "generated from this config; change the setting it comes from"
+    assert problems_of(tiny_tree(DATA, RUN, engine={"deepspeed": additions})) == [
+        f"engine.deepspeed.{key}: {words}"
+        for key in ("gradient_accumulation_steps", "optimizer.type", "bf16.enabled",
+                    "zero_optimization.stage")
+    ]  # fmt: skip
+
+
+def test_an_interval_without_any_update_is_refused() -> None:
+    assert problems_of(tiny_tree(DATA, RUN, mixture={"every_steps": 10})) == [
+        "mixture.every_steps = 10: with data.weight_lag = 2 no update takes effect within "
+        "run.num_steps = 12"
+    ]
 
 
 def test_a_run_that_never_probes_needs_no_probe_that_fits() -> None:

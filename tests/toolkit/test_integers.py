@@ -6,7 +6,7 @@ import numpy as np
 from hypothesis import given
 from hypothesis import strategies as st
 
-from toolkit.integers import derive_key, mix64, mix64_array, permute
+from toolkit.integers import derive_key, derive_keys, mix64, mix64_array, permute
 
 
 def test_mix64_is_splitmix64s_finalizer() -> None:
@@ -31,20 +31,36 @@ def test_keys_depend_on_order_and_boundaries_of_their_parts() -> None:
     assert derive_key(17, "train", "code") == 0xAC54C5E4F5B9F89F
 
 
+def permuted(indices: list[int], *, size: int, key: int) -> list[int]:
+    images = permute(
+        np.array(indices),
+        sizes=np.full(len(indices), size),
+        keys=np.full(len(indices), key, dtype=np.uint64),
+    )
+    return images.tolist()
+
+
+@given(st.integers(0, (1 << 64) - 1), st.integers(0, 1 << 40))
+def test_the_array_form_of_keys_agrees(key: int, part: int) -> None:
+    keys = derive_keys(np.array([key], dtype=np.uint64), np.array([part], dtype=np.uint64))
+    assert keys.tolist() == [derive_key(key, part)]
+
+
 @given(st.integers(1, 300), st.integers(0, (1 << 64) - 1))
 def test_permute_is_a_permutation(size: int, key: int) -> None:
-    images = permute(np.arange(size, dtype=np.uint64), size=size, key=key)
-    assert sorted(images.tolist()) == list(range(size))
+    assert sorted(permuted(list(range(size)), size=size, key=key)) == list(range(size))
 
 
-def test_permute_of_one_index_is_that_of_the_whole() -> None:
-    whole = permute(np.arange(1000, dtype=np.uint64), size=1000, key=8)
-    for index in (0, 1, 511, 999):
-        one = permute(np.array([index], dtype=np.uint64), size=1000, key=8)
-        assert one.tolist() == [whole[index]]
+def test_each_index_has_a_size_and_a_key_of_its_own() -> None:
+    sizes, keys = np.array([1000, 7, 1000]), np.array([8, 9, 10], dtype=np.uint64)
+    images = permute(np.array([511, 3, 511]), sizes=sizes, keys=keys).tolist()
+    assert images == [
+        permuted(list(range(int(size))), size=int(size), key=int(key))[index]
+        for index, size, key in zip([511, 3, 511], sizes, keys, strict=True)
+    ]
 
 
 def test_permute_mixes() -> None:
     """Neighbours land apart: the mean distance of a random permutation of n is n / 3."""
-    images = permute(np.arange(4096, dtype=np.uint64), size=4096, key=1).astype(np.int64)
+    images = permuted(list(range(4096)), size=4096, key=1)
     assert 0.9 < np.abs(np.diff(images)).mean() / (4096 / 3) < 1.1

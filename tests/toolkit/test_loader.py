@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import json
+import shutil
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 
+from shards.errors import InputError
 from shards.manifest import ShardFile
 from shards.mds import mds_writer
 from shards.read import RowReader, SplitRows
@@ -174,6 +177,23 @@ def test_workers_draw_no_further_than_promised(numbered: list[SplitRows]) -> Non
             ahead = loader.num_drawn_samples - step * GLOBAL_BATCH_SIZE
             micro_batches_ahead = num_workers * prefetch_factor
             assert ahead <= -(-micro_batches_ahead // 2) * GLOBAL_BATCH_SIZE
+
+
+@pytest.mark.parametrize("num_workers", [0, 1])
+def test_a_damaged_shard_is_one_sentence(
+    numbered: list[SplitRows], tmp_path: Path, num_workers: int
+) -> None:
+    shutil.copytree(numbered[0].folder, tmp_path / "a")
+    victim = tmp_path / "a" / numbered[0].shards[1].name
+    data = bytearray(victim.read_bytes())
+    data[-1] ^= 1
+    victim.write_bytes(data)
+    damaged = replace(numbered[0], folder=tmp_path / "a")
+    loader = make_loader([damaged, *numbered[1:]], make_log(), 0, 1, 8, num_workers, 2)
+    with pytest.raises(InputError) as caught:
+        for _ in range(NUM_STEPS):
+            loader.next_step()
+    assert str(caught.value) == f"shard {victim} does not match its hash; fetch or write it again"
 
 
 def test_training_generator_is_left_alone(numbered: list[SplitRows]) -> None:

@@ -108,6 +108,17 @@ def test_a_domain_that_is_off_stays_off(scores: list[float], raw: tuple[float, .
     assert step(scores, raw=raw, forgetting=0.1)[0][0] == 0
 
 
+def test_a_domain_always_comes_back() -> None:
+    """However long the scores spoke against it: a weight that underflowed to 0 would stay there."""
+    raw: tuple[float, ...] = EVEN
+    for _ in range(2000):
+        raw, _ = step((1.0, 1.0, -2.0), raw=raw)
+    assert raw[2] > 0
+    for _ in range(2000):
+        raw, _ = step((-1.0, -1.0, 2.0), raw=raw)
+    assert raw[2] > 0.99
+
+
 def test_equal_scores_move_nothing() -> None:
     weights = (0.2, 0.3, 0.5)
     assert step((0.7, 0.7, 0.7), raw=weights)[1] == pytest.approx(weights, rel=1e-14)

@@ -139,7 +139,11 @@ def row_of_draw(domain: DomainRows, draw: int) -> int:
         ]
         if place < len(rows):
             key = derive_key(epoch_key, window)
-            index = permute(np.array([place], dtype=np.uint64), size=len(rows), key=key)
+            index = permute(
+                np.array([place]),
+                sizes=np.array([len(rows)]),
+                keys=np.array([key], dtype=np.uint64),
+            )
             return rows[int(index[0])]
         place -= len(rows)
     raise AssertionError("the place lies past the epoch")

@@ -12,13 +12,16 @@ import torch.distributed as dist
 from ranks import run_on_ranks
 from tiny import tiny_config
 
+from shards.errors import InputError
 from toolkit.checkpoint_files import newest_whole, read_state
 from toolkit.config import RunConfig
 from toolkit.inputs import load_inputs
+from toolkit.run_folder import prepare_run_folder
 from toolkit.stopping import StopRequest
 from toolkit.train import Outcome, train
 
 NUM_STEPS = 12
+FIXED = {"mixer": "fixed"}
 TIMINGS = ("cost_ms", "tokens_per_second", "data_wait_ratio")
 
 
@@ -87,6 +90,7 @@ def test_damaged_checkpoint_is_passed_over(tiny_data: Path, tmp_path: Path) -> N
         tiny_data,
         tmp_path / "run",
         run={"num_steps": 3},
+        mixture=FIXED,
         checkpoint={"every_steps": 1, "keep_last": 2},
     )
     config.run.folder.mkdir()
@@ -104,6 +108,41 @@ def test_damaged_checkpoint_is_passed_over(tiny_data: Path, tmp_path: Path) -> N
     victim.write_bytes(whole[:-1])
     run_on_ranks(2, pause_or_finish, config)
     assert events_of(config.run.folder) == expected
+
+
+def test_damaged_checkpoints_do_not_crowd_out_whole_ones(tiny_data: Path, tmp_path: Path) -> None:
+    """A run that fell back takes the place of the future it replaces."""
+    config = tiny_config(
+        tiny_data,
+        tmp_path / "run",
+        run={"num_steps": 6},
+        checkpoint={"every_steps": 2, "keep_last": 2},
+    )
+    config.run.folder.mkdir()
+    run_on_ranks(2, pause_or_finish, config)
+    folder = config.run.folder / "checkpoints"
+    victim = folder / "step-00000006" / "checkpoint.json"
+    victim.write_text(victim.read_text()[:-9])
+    run_on_ranks(2, pause_after_first_step, config)
+    assert sorted(path.name for path in folder.iterdir()) == ["step-00000004", "step-00000005"]
+    newest = newest_whole(folder)
+    assert newest is not None and newest.name == "step-00000005"
+
+
+def test_a_run_without_any_whole_checkpoint_does_not_start_over(
+    tiny_data: Path, tmp_path: Path
+) -> None:
+    config = tiny_config(tiny_data, tmp_path / "run", run={"num_steps": 3}, mixture=FIXED)
+    config.run.folder.mkdir()
+    run_on_ranks(2, pause_or_finish, config)
+    inputs = load_inputs(config)
+    prepare_run_folder(config, inputs)
+    (config.run.folder / "events.jsonl").write_text("")
+    with pytest.raises(InputError, match=r"events.jsonl is shorter than at step 3; restore it"):
+        prepare_run_folder(config, inputs)
+    (config.run.folder / "checkpoints/step-00000003/checkpoint.json").unlink()
+    with pytest.raises(InputError, match="is whole; remove the folder to start over"):
+        prepare_run_folder(config, inputs)
 
 
 def pause_or_finish(config: RunConfig) -> None:

@@ -70,6 +70,20 @@ GOLDEN_PATH = [
 ]
 
 
+def test_a_domain_that_is_off_does_not_set_the_scale() -> None:
+    prior = (0.5, 0.5, 0.0, 0.0)
+    decision = propose(
+        measured(1.0, 3.0, 500.0, -500.0),
+        current=MixtureWeights(effective_from=0, sampled=prior, raw=prior),
+        effective_from=10,
+        domains=NAMES,
+        prior=prior,
+        mixture=MixtureSection(),
+    )
+    assert decision.scores == (-1.0, 1.0, 0.0, 0.0)
+    assert decision.sampled[2:] == (0.0, 0.0)
+
+
 @pytest.mark.parametrize("bad", [math.nan, math.inf, -math.inf])
 def test_what_is_not_finite_moves_nothing(bad: float) -> None:
     decision = propose(

@@ -14,6 +14,11 @@ def entry(effective_from: int, *weights: float) -> MixtureWeights:
     return MixtureWeights(effective_from=effective_from, sampled=weights, raw=weights)
 
 
+def weights_at(log: WeightLog, sample: int) -> MixtureWeights:
+    ((_, _, weights),) = log.segments(sample, sample + 1)
+    return weights
+
+
 def test_segments_cut_where_weights_change() -> None:
     first, second, third = entry(0, 1, 0), entry(10, 0.5, 0.5), entry(12, 0, 1)
     log = WeightLog([first, second])
@@ -21,7 +26,7 @@ def test_segments_cut_where_weights_change() -> None:
     assert list(log.segments(3, 20)) == [(3, 10, first), (10, 12, second), (12, 20, third)]
     assert list(log.segments(10, 12)) == [(10, 12, second)]
     assert list(log.segments(5, 5)) == []
-    assert [log.at(sample) for sample in (0, 9, 10, 11, 12, 99)] == [
+    assert [weights_at(log, sample) for sample in (0, 9, 10, 11, 12, 99)] == [
         first, first, second, second, third, third
     ]  # fmt: skip
 
@@ -42,7 +47,14 @@ def test_the_tail_keeps_what_can_still_matter() -> None:
     for sample, starts in [(0, [0, 10, 20]), (9, [0, 10, 20]), (10, [10, 20]), (25, [20])]:
         state = json.loads(json.dumps(log.tail(sample).state_dict()))
         assert [e["effective_from"] for e in state["entries"]] == starts
-        assert WeightLog.from_state_dict(state).at(max(sample, 20)) == log.at(max(sample, 20))
+        restored = WeightLog.from_state_dict(state)
+        assert weights_at(restored, max(sample, 20)) == weights_at(log, max(sample, 20))
+
+
+def test_what_is_forgotten_is_only_what_is_over() -> None:
+    log = WeightLog([entry(0, 1, 0), entry(10, 0, 1), entry(20, 1, 0)])
+    log.forget(19)
+    assert list(log.segments(19, 30)) == [(19, 20, entry(10, 0, 1)), (20, 30, entry(20, 1, 0))]
 
 
 def test_weights_survive_json_to_the_bit() -> None:
@@ -66,4 +78,4 @@ def test_only_distributions_enter(weights: tuple[float, ...], problem: str) -> N
 
 def test_samples_before_the_log_are_refused() -> None:
     with pytest.raises(ValueError, match="sample 3 lies before"):
-        WeightLog([entry(5, 1.0)]).at(3)
+        list(WeightLog([entry(5, 1.0)]).segments(3, 9))
