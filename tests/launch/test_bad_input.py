@@ -191,8 +191,7 @@ def test_problems_of_several_sections_are_reported_together(
         f"dga train: 4 problems in {config}:\n"
         "  run.num_steps = 0: input should be greater than 0\n"
         "  data.target: missing\n"
-        "  optimizer.learning_rate = 'fast': input should be a valid number, unable to parse "
-        "string as a number\n"
+        "  optimizer.learning_rate = 'fast': input should be a valid number\n"
         "  engine.zero_stage = 4: input should be 0, 1, 2 or 3\n"
     )
 
