@@ -2,17 +2,21 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+from typing import Literal
+
 import torch.distributed as dist
 
-from shards.read import RowReader
+from shards.read import RowReader, SplitRows
 from toolkit.checkpoint_files import RunState
 from toolkit.config import RunConfig
 from toolkit.deepspeed_config import deepspeed_config
 from toolkit.engine import Engine
 from toolkit.inputs import TARGET, RunInputs
+from toolkit.integers import derive_key
 from toolkit.loader import StepLoader
 from toolkit.model import build_model
-from toolkit.order import Order, build_domain_rows
+from toolkit.order import DomainRows, Order
 from toolkit.probe import ProbeSource
 from toolkit.schedule import LearningRateSchedule
 from toolkit.weights import MixtureWeights, WeightLog
@@ -48,16 +52,7 @@ def build_loader(
     config: RunConfig, inputs: RunInputs, *, engine: Engine, weight_log: WeightLog
 ) -> StepLoader:
     splits = inputs.domain_splits("train")
-    rows = [
-        build_domain_rows(
-            split.rows_per_shard,
-            name=name,
-            seed=config.run.seed,
-            use="train",
-            shards_per_window=config.data.shards_per_window,
-        )
-        for name, split in zip(config.domains, splits, strict=True)
-    ]
+    rows = _domain_rows(config, names=config.domains, splits=splits, use="train")
     return StepLoader(
         Order(rows, weight_log=weight_log, seed=config.run.seed),
         reader=RowReader(splits),
@@ -73,18 +68,8 @@ def build_loader(
 
 def build_probes(config: RunConfig, inputs: RunInputs, *, engine: Engine) -> ProbeSource:
     splits = [*inputs.domain_splits(config.probe.rows), inputs.target_split("train")]
-    rows = [
-        build_domain_rows(
-            split.rows_per_shard,
-            name=name,
-            seed=config.run.seed,
-            use="probe",
-            shards_per_window=config.data.shards_per_window,
-        )
-        for name, split in zip([*config.domains, TARGET], splits, strict=True)
-    ]
     return ProbeSource(
-        rows,
+        _domain_rows(config, names=[*config.domains, TARGET], splits=splits, use="probe"),
         reader=RowReader(splits),
         num_rows=[config.probe.rows_per_domain] * len(config.domains) + [config.probe.target_rows],
         num_groups=config.probe.num_groups,
@@ -92,3 +77,21 @@ def build_probes(config: RunConfig, inputs: RunInputs, *, engine: Engine) -> Pro
         dp_world_size=engine.dp_world_size,
         device=engine.device,
     )
+
+
+def _domain_rows(
+    config: RunConfig,
+    *,
+    names: Iterable[str],
+    splits: Iterable[SplitRows],
+    use: Literal["train", "probe"],
+) -> list[DomainRows]:
+    """The order of every domain for one use; the uses are independent."""
+    return [
+        DomainRows(
+            split.rows_per_shard,
+            key=derive_key(config.run.seed, use, name),
+            shards_per_window=config.data.shards_per_window,
+        )
+        for name, split in zip(names, splits, strict=True)
+    ]

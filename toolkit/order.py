@@ -249,12 +249,3 @@ class Order:
         self._ahead = None
         self.num_samples = state["num_samples"]
         self.cursors = np.asarray(state["cursors"], dtype=np.int64)
-
-
-def build_domain_rows(
-    rows_per_shard: Sequence[int], *, name: str, seed: int, use: str, shards_per_window: int
-) -> DomainRows:
-    """The order of the domain `name` for one use ("train", "probe"); uses are independent."""
-    return DomainRows(
-        rows_per_shard, key=derive_key(seed, use, name), shards_per_window=shards_per_window
-    )

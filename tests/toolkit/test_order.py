@@ -15,7 +15,6 @@ from toolkit.order import (
     DomainRows,
     Order,
     RowFinder,
-    build_domain_rows,
     draw_domains,
     quota_units,
 )
@@ -236,7 +235,7 @@ def test_a_weight_change_skips_and_repeats_no_row() -> None:
 
 def test_domains_and_uses_have_orders_of_their_own() -> None:
     orders = [
-        build_domain_rows([200], name=name, seed=seed, use=use, shards_per_window=1)
+        DomainRows([200], key=derive_key(seed, use, name), shards_per_window=1)
         for name, seed, use in [("a", 0, "train"), ("b", 0, "train"), ("a", 1, "train"),
                                 ("a", 0, "probe")]
     ]  # fmt: skip
