@@ -23,13 +23,12 @@ from pathlib import Path
 
 from launch.environment import first_failure, variables
 from launch.exit_codes import BAD_INPUT, FAILED, KILLED_BY_USER, OK, PAUSED
-from toolkit.processes import end_with
+from toolkit.processes import STOP_SIGNALS, end_with
 
 POLL_SECONDS = 0.05
 GRACE_SECONDS = 10.0
 """How long the other ranks may take to end once one has failed."""
 NUM_LOG_LINES = 20
-STOP_SIGNALS = (signal.SIGINT, signal.SIGTERM)
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -14,11 +14,10 @@ from shards.errors import InputError
 from toolkit.config import RunConfig
 from toolkit.distributed import process_group
 from toolkit.inputs import load_inputs
+from toolkit.processes import STOP_SIGNALS
 from toolkit.run_folder import locked, prepare_run_folder
 from toolkit.stopping import StopRequest
 from toolkit.train import Outcome, train
-
-STOP_SIGNALS = (signal.SIGINT, signal.SIGTERM)
 
 
 def run_rank(config: RunConfig, place: RankEnvironment) -> int:

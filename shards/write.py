@@ -158,18 +158,23 @@ def _write_splits(
 
 
 def _split_record(folder: Path, packer: RowPacker) -> Split:
-    """The manifest's record of a finished MDS folder, taken from its own index."""
-    index = json.loads((folder / "index.json").read_text(encoding="utf-8"))
+    """The manifest's record of a finished MDS folder."""
     return Split(
         num_documents=packer.num_documents,
         num_tokens=packer.num_tokens,
-        shards=[
-            ShardFile(
-                name=shard["raw_data"]["basename"],
-                num_rows=shard["samples"],
-                num_bytes=shard["raw_data"]["bytes"],
-                xxh3_64=shard["raw_data"]["hashes"]["xxh3_64"],
-            )
-            for shard in index["shards"]
-        ],
+        shards=shard_files(folder),
     )
+
+
+def shard_files(folder: Path) -> list[ShardFile]:
+    """The shards that the index of an MDS folder with hashes lists."""
+    index = json.loads((folder / "index.json").read_text(encoding="utf-8"))
+    return [
+        ShardFile(
+            name=shard["raw_data"]["basename"],
+            num_rows=shard["samples"],
+            num_bytes=shard["raw_data"]["bytes"],
+            xxh3_64=shard["raw_data"]["hashes"]["xxh3_64"],
+        )
+        for shard in index["shards"]
+    ]

@@ -1,15 +1,12 @@
 """Inner products of domain gradients with the target's, from slices that the ranks hold.
 
 1. Forward through the bare model, backward through `torch.autograd.grad`: no `.grad` is written and
-   no
-   hook of the training engine runs, so training cannot notice.
+   no hook of the training engine runs, so training cannot notice.
 2. As each parameter's gradient appears it goes into a bucket; a full bucket is reduced over the
-   ranks
-   and scattered, and each rank keeps 1/world of every parameter: its slice. The partition is the
-   same for every ZeRO stage.
+   ranks and scattered, and each rank keeps 1/world of every parameter: its slice. The partition is
+   the same for every ZeRO stage.
 3. The target's slice is kept; domains' slices are not: their dot products with the target's are
-   taken
-   in float64 as the buckets arrive.
+   taken in float64 as the buckets arrive.
 4. One all-reduce of one small vector makes the rank's partial sums whole.
 
 Dot products taken before the reduction would be wrong: they miss the terms between ranks.
@@ -18,7 +15,7 @@ Dot products taken before the reduction would be wrong: they miss the terms betw
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
 
@@ -86,10 +83,11 @@ class GradientSlicer:
         self._world_size = dist.get_world_size()
         # Gradients appear roughly in reverse order of registration.
         self._parameters = tuple(reversed(parameters))
-        self._numels = [full_numel(p) for p in self._parameters]
-        self._chunks = [-(-numel // self._world_size) for numel in self._numels]
-        self._buckets = _cut_into_buckets(self._chunks, limit=bucket_numel // self._world_size)
-        self.slice_numel = sum(self._chunks)
+        chunks = [-(-full_numel(p) // self._world_size) for p in self._parameters]
+        self._buckets = _cut_into_buckets(chunks, limit=bucket_numel // self._world_size)
+        self._places = [place for bucket in self._buckets for place in _places(bucket, chunks)]
+        """Per parameter its bucket and its columns there."""
+        self.slice_numel = sum(chunks)
 
     def backward(self, loss: Tensor, consume: ConsumeSlice) -> None:
         """Differentiates `loss` and hands `consume` the slice: (offset, fp32 part) by bucket.
@@ -97,7 +95,6 @@ class GradientSlicer:
         The gradients are summed over the ranks. Collective: every rank calls it equally often.
         Buckets are reduced in one fixed order, whatever order the gradients appear in.
         """
-        places = {position: bucket for bucket in self._buckets for position in bucket.positions}
         pending: dict[int, Tensor] = {}
         missing = [len(bucket.positions) for bucket in self._buckets]
         next_bucket = 0
@@ -113,12 +110,10 @@ class GradientSlicer:
                 next_bucket += 1
 
         def receive(position: int, gradient: Tensor) -> Tensor:
-            bucket = places[position]
+            bucket, columns = self._places[position]
             if bucket.index not in pending:
                 pending[bucket.index] = self._new_buffer(bucket, gradient.device)
-            self._place(
-                gradient, position, pending[bucket.index][:, self._columns(position, bucket)]
-            )
+            _lay(gradient, pending[bucket.index][:, columns])
             missing[bucket.index] -= 1
             reduce_ready(everything=False)
             # autograd.grad keeps what the hook returns: one element instead of the gradient.
@@ -139,19 +134,6 @@ class GradientSlicer:
     def _new_buffer(self, bucket: _Bucket, device: torch.device) -> Tensor:
         shape = (self._world_size, bucket.num_columns)
         return torch.zeros(shape, dtype=torch.float32, device=device)
-
-    def _columns(self, position: int, bucket: _Bucket) -> slice:
-        start = sum(self._chunks[bucket.positions.start : position])
-        return slice(start, start + self._chunks[position])
-
-    def _place(self, gradient: Tensor, position: int, columns: Tensor) -> None:
-        """Writes the flat gradient row by row into the (world, chunk) columns of its bucket."""
-        flat, chunk = gradient.detach().flatten(), self._chunks[position]
-        num_whole = flat.numel() // chunk
-        columns[:num_whole].copy_(flat[: num_whole * chunk].view(num_whole, chunk))
-        rest = flat[num_whole * chunk :]
-        if rest.numel():
-            columns[num_whole, : rest.numel()].copy_(rest)
 
     def _reduce(self, buffer: Tensor) -> Tensor:
         if self._world_size == 1:
@@ -187,6 +169,23 @@ def _cut_into_buckets(chunks: Sequence[int], *, limit: int) -> list[_Bucket]:
         )
         start, offset = stop, offset + columns
     return buckets
+
+
+def _places(bucket: _Bucket, chunks: Sequence[int]) -> Iterator[tuple[_Bucket, slice]]:
+    start = 0
+    for position in bucket.positions:
+        yield bucket, slice(start, start + chunks[position])
+        start += chunks[position]
+
+
+def _lay(gradient: Tensor, columns: Tensor) -> None:
+    """Writes the flat gradient row by row into its (world, chunk) columns of a bucket."""
+    flat, chunk = gradient.detach().flatten(), columns.shape[1]
+    num_whole = flat.numel() // chunk
+    columns[:num_whole].copy_(flat[: num_whole * chunk].view(num_whole, chunk))
+    rest = flat[num_whole * chunk :]
+    if rest.numel():
+        columns[num_whole, : rest.numel()].copy_(rest)
 
 
 def measure_alignment(

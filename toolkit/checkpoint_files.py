@@ -31,8 +31,6 @@ class RunState:
 
     step: int
     """Optimizer steps taken."""
-    num_tokens: int
-    """Tokens trained on."""
     loader: dict[str, Any]
     weight_log: dict[str, Any]
     probe: dict[str, Any]

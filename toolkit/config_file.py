@@ -51,9 +51,7 @@ def parse_config(tree: dict[str, Any], *, where: str) -> RunConfig:
         problems = check_together(config)
         if not problems:
             return config
-    noun = "problem" if len(problems) == 1 else "problems"
-    lines = "".join(f"\n  {problem}" for problem in problems)
-    raise InputError(f"{len(problems)} {noun} in {where}:{lines}")
+    raise InputError.listing(problems, where=f"in {where}")
 
 
 def _apply_override(tree: dict[str, Any], override: str) -> None:

@@ -68,9 +68,7 @@ def load_inputs(config: RunConfig) -> RunInputs:
     if not problems:
         problems += _row_problems(config, manifests)
     if problems:
-        noun = "problem" if len(problems) == 1 else "problems"
-        lines = "".join(f"\n  {problem}" for problem in problems)
-        raise InputError(f"{len(problems)} {noun} with the data:{lines}")
+        raise InputError.listing(problems, where="with the data")
     *domains, target = manifests.values()
     *domain_folders, target_folder = folders.values()
     return RunInputs(

@@ -15,11 +15,8 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
-import numpy as np
-
 # A forked loader process seeds it at once; importing it there fails at times, because the fork may
 # have copied the lock of an import under way in another thread.
-import numpy.random
 import torch
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
@@ -150,14 +147,6 @@ class _Rows(Dataset["Tensor | InputError"]):
 
     def __getitem__(self, keys: RowKeys) -> Tensor | InputError:
         try:
-            return read_rows(self._reader, keys)
+            return torch.from_numpy(self._reader.read(keys.domains.tolist(), keys.rows.tolist()))
         except InputError as error:
             return error  # raised here, DataLoader would wrap its one sentence in a traceback
-
-
-def read_rows(reader: RowReader, keys: RowKeys) -> Tensor:
-    """The tokens of the rows that `keys` name: int64 (len(keys), row_length)."""
-    tokens_BT: np.ndarray[Any, np.dtype[np.int64]] = reader.read(
-        keys.domains.tolist(), keys.rows.tolist()
-    )
-    return torch.from_numpy(tokens_BT)

@@ -35,11 +35,9 @@ def alignment_scores(
     """Alignments brought to one common scale for all domains.
 
     - `none`: the inner products <g_i, g_target> as they are (the paper's form). Their scale falls
-      with
-      the gradients through training, so a fixed step size dies out.
+      with the gradients through training, so a fixed step size dies out.
     - `norms`: divided by |g_target| times the mean of |g_i| over the domains. Differences between
-      the
-      domains' own gradient norms, the sign of memorisation, are kept.
+      the domains' own gradient norms, the sign of memorisation, are kept.
     - `standardise`: mean 0 and standard deviation 1 across the domains; all 0 when they are equal.
     """
     match normalise:

@@ -176,7 +176,7 @@ class Order:
 
     Args:
         weight_log: shared with whoever makes appointments; consulted for each sample as it is
-        taken.
+            taken.
     """
 
     def __init__(

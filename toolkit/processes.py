@@ -1,4 +1,4 @@
-"""Processes that end with the one that started them, whatever it dies of."""
+"""What ends a process: the signals that ask it to, and the death of the one that started it."""
 
 from __future__ import annotations
 
@@ -6,6 +6,9 @@ import ctypes
 import os
 import signal
 import sys
+
+STOP_SIGNALS = (signal.SIGINT, signal.SIGTERM)
+"""What asks a run to pause."""
 
 PR_SET_PDEATHSIG = 1
 

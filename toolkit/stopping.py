@@ -10,6 +10,8 @@ from types import FrameType
 import torch
 import torch.distributed as dist
 
+from toolkit.processes import STOP_SIGNALS
+
 
 class StopRequest:
     """Remembers that SIGINT or SIGTERM arrived."""
@@ -20,7 +22,7 @@ class StopRequest:
     @contextmanager
     def listening(self) -> Iterator[None]:
         """While inside, the two signals set the request instead of ending the process."""
-        previous = {s: signal.signal(s, self._receive) for s in (signal.SIGINT, signal.SIGTERM)}
+        previous = {s: signal.signal(s, self._receive) for s in STOP_SIGNALS}
         try:
             yield
         finally:

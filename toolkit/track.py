@@ -32,8 +32,7 @@ class Tracker:
 
     Args:
         events_bytes: how much of an existing events file is kept; what follows belongs to steps
-        that
-            will be taken again.
+            that will be taken again.
     """
 
     def __init__(self, config: RunConfig, *, is_writer: bool, events_bytes: int = 0) -> None:

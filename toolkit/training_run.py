@@ -213,7 +213,6 @@ class TrainingRun:
         num_samples = self.step * self.config.batch.global_batch_size
         state = RunState(
             step=self.step,
-            num_tokens=self.num_tokens,
             loader=self.loader.state_dict(),
             weight_log=self.weight_log.tail(num_samples).state_dict(),
             probe=self.probes.state_dict(),

@@ -73,7 +73,6 @@ def write_checkpoint(config: RunConfig, *, step: int) -> None:
     partial.mkdir(parents=True)
     state = RunState(
         step=step,
-        num_tokens=0,
         loader={},
         weight_log={},
         probe={},

@@ -15,9 +15,9 @@ from types import ModuleType
 import numpy as np
 import pytest
 
-from shards.manifest import ShardFile
 from shards.mds import import_streaming_base, mds_writer
 from shards.read import RowReader, SplitRows
+from shards.write import shard_files
 
 REPOSITORY = Path(__file__).parents[2]
 NUM_ROWS, ROW_LENGTH = 50, 16
@@ -58,16 +58,7 @@ def write_rows(folder: Path, rows: np.ndarray, *, shard_bytes: int) -> SplitRows
     for row in rows:
         writer.write({"tokens": row})
     writer.finish()
-    index = json.loads((folder / "index.json").read_text())
-    shards = tuple(
-        ShardFile(
-            name=shard["raw_data"]["basename"],
-            num_rows=shard["samples"],
-            num_bytes=shard["raw_data"]["bytes"],
-            xxh3_64=shard["raw_data"]["hashes"]["xxh3_64"],
-        )
-        for shard in index["shards"]
-    )
+    shards = tuple(shard_files(folder))
     return SplitRows(folder=folder, shards=shards, row_length=rows.shape[1], dtype=rows.dtype.name)
 
 

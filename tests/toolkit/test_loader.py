@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import shutil
 from dataclasses import replace
 from pathlib import Path
@@ -12,9 +11,9 @@ import pytest
 import torch
 
 from shards.errors import InputError
-from shards.manifest import ShardFile
 from shards.mds import mds_writer
 from shards.read import RowReader, SplitRows
+from shards.write import shard_files
 from toolkit.loader import StepLoader
 from toolkit.order import DomainRows, Order
 from toolkit.weights import MixtureWeights, WeightLog
@@ -46,16 +45,8 @@ def numbered(tmp_path_factory: pytest.TempPathFactory) -> list[SplitRows]:
 
 
 def _split_rows(folder: Path) -> SplitRows:
-    shards = [
-        ShardFile(
-            name=shard["raw_data"]["basename"],
-            num_rows=shard["samples"],
-            num_bytes=shard["raw_data"]["bytes"],
-            xxh3_64=shard["raw_data"]["hashes"]["xxh3_64"],
-        )
-        for shard in json.loads((folder / "index.json").read_text())["shards"]
-    ]
-    return SplitRows(folder=folder, shards=tuple(shards), row_length=4, dtype="uint16")
+    shards = tuple(shard_files(folder))
+    return SplitRows(folder=folder, shards=shards, row_length=4, dtype="uint16")
 
 
 def make_order(splits: list[SplitRows], weight_log: WeightLog) -> Order:

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import wandb
 from tiny import DOMAINS, tiny_config
 
 from toolkit.track import Tracker
@@ -40,6 +41,7 @@ def test_offline_wandb_holds_every_series(
             "update", step=1, num_tokens=128, weights=dict.fromkeys(DOMAINS, 1 / 3), guard_rails=[]
         )
         tracker.log("evaluation", step=1, num_tokens=128, target_loss=3.25)
+    wandb.teardown()  # or its service stays, and tests that count processes find it
     (run,) = (config.run.folder / "wandb").glob("offline-run-*")
     series = {k: v for k, v in history_of(run).items() if not k.startswith("_")}
     assert series == {
